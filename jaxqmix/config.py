@@ -1,0 +1,484 @@
+"""Every setting of jaxqmix: frozen, typed, validated, and free of JAX.
+
+Settings that decide array shapes are static and live in `EnvConfig`. Settings that may differ
+between swarms without recompiling are given as ranges in `DomainConfig` and drawn per swarm.
+Lengths are in metres, angles do not occur, and a row of the grid is y, a column x.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Range = tuple[float, float]
+
+
+class ConfigError(ValueError):
+    """A setting with a value that is not allowed; the message names all three."""
+
+
+def require(condition: bool, setting: str, value: Any, allowed: str) -> None:
+    """Raises `ConfigError` naming the setting, its value and what is allowed."""
+    if not condition:
+        raise ConfigError(f"{setting} = {value} is not allowed: {allowed}")
+
+
+def _finite(setting: str, value: float) -> None:
+    require(math.isfinite(value), setting, value, "must be a finite number")
+
+
+def _at_least(setting: str, value: float, minimum: float) -> None:
+    _finite(setting, value)
+    require(value >= minimum, setting, value, f"must be at least {minimum}")
+
+
+def _positive(setting: str, value: float) -> None:
+    _finite(setting, value)
+    require(value > 0, setting, value, "must be greater than 0")
+
+
+def _probability(setting: str, value: float) -> None:
+    _finite(setting, value)
+    require(0 <= value <= 1, setting, value, "must lie between 0 and 1")
+
+
+def _range(setting: str, value: Range, low: float, high: float) -> None:
+    require(len(value) == 2, setting, value, "must be two numbers, lowest and highest")
+    for number in value:
+        _finite(setting, number)
+    require(value[0] <= value[1], setting, value, "the first number must not exceed the second")
+    require(
+        low <= value[0] and value[1] <= high, setting, value, f"must lie between {low} and {high}"
+    )
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """What decides the shapes of one swarm's world."""
+
+    drones: int = 5
+    """Number of drones in a swarm, 1 to 100."""
+    city_width: float = 1000.0
+    """Extent of the city along x, metres."""
+    city_length: float = 1000.0
+    """Extent of the city along y, metres."""
+    cell_size: float = 20.0
+    """Side of a grid cell, metres; also the length of one horizontal move."""
+    horizon: int = 100
+    """Time limit of an episode, env steps."""
+    no_fly_zones: int = 2
+    """Number of no-fly cylinders in a generated city, 0 to 16."""
+    sensing: Literal["footprint", "probabilistic"] = "footprint"
+    """`footprint` sees every cell whose centre lies inside the footprint; `probabilistic` sees it
+    with probability visibility x (1 - distance / radius) at each look."""
+    coverage_target: float = 0.95
+    """Coverage that completes the mission and terminates the episode; above 1 it never ends early."""
+    min_altitude: float = 20.0
+    """Lowest flying altitude, metres."""
+    max_altitude: float = 120.0
+    """Highest flying altitude, metres."""
+    climb: float = 20.0
+    """Altitude gained or lost by one vertical move, metres."""
+    cruise_speed: float = 15.0
+    """Ground speed of a horizontal move, m/s; decides how many seconds a step lasts."""
+    radio_range: float = 2000.0
+    """Distance within which teammates know of each other, metres."""
+    neighbours: int = 3
+    """How many of the nearest teammates a drone observes one by one."""
+    patch: int = 5
+    """Side of the egocentric obstacle patch, cells, odd."""
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigError` on the first impossible value."""
+        require(1 <= self.drones <= 100, "env.drones", self.drones, "must lie between 1 and 100")
+        for name in ("city_width", "city_length", "cell_size", "climb", "cruise_speed"):
+            _positive(f"env.{name}", getattr(self, name))
+        smallest = min(self.city_width, self.city_length)
+        require(
+            self.cell_size <= smallest / 4,
+            "env.cell_size",
+            self.cell_size,
+            f"must be at most a quarter of the city's shorter side ({smallest:g} m)",
+        )
+        for name in ("city_width", "city_length"):
+            cells = getattr(self, name) / self.cell_size
+            require(
+                abs(cells - round(cells)) < 1e-6,
+                f"env.{name}",
+                getattr(self, name),
+                f"must be a multiple of env.cell_size = {self.cell_size:g}",
+            )
+        _at_least("env.horizon", self.horizon, 1)
+        require(
+            0 <= self.no_fly_zones <= 16,
+            "env.no_fly_zones",
+            self.no_fly_zones,
+            "must lie between 0 and 16",
+        )
+        sensing = ("footprint", "probabilistic")
+        require(self.sensing in sensing, "env.sensing", self.sensing, f"must be one of {sensing}")
+        _positive("env.coverage_target", self.coverage_target)
+        _positive("env.min_altitude", self.min_altitude)
+        require(
+            self.min_altitude + self.climb <= self.max_altitude <= 500,
+            "env.max_altitude",
+            self.max_altitude,
+            "must leave one climb above env.min_altitude and be at most 500",
+        )
+        _at_least("env.radio_range", self.radio_range, 0)
+        _at_least("env.neighbours", self.neighbours, 0)
+        require(
+            self.patch % 2 == 1 and 1 <= self.patch <= 31,
+            "env.patch",
+            self.patch,
+            "must be odd, 1 to 31",
+        )
+        # At most every second pad is taken, so that no-fly zones and buildings leave enough.
+        pads = self.start_pads[0] * self.start_pads[1]
+        require(
+            2 * self.drones <= pads or self.drones == 1,
+            "env.drones",
+            self.drones,
+            f"at most {pads // 2} drones fit into this city and start apart",
+        )
+
+    @property
+    def rows(self) -> int:
+        """Grid rows H (y)."""
+        return round(self.city_length / self.cell_size)
+
+    @property
+    def columns(self) -> int:
+        """Grid columns W (x)."""
+        return round(self.city_width / self.cell_size)
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds that one env step lasts."""
+        return self.cell_size / self.cruise_speed
+
+    @property
+    def max_footprint(self) -> float:
+        """Largest footprint radius: full visibility at the highest altitude, metres."""
+        return FOOTPRINT_RADIUS * (1 + self.max_altitude / FOOTPRINT_ALTITUDE)
+
+    @property
+    def start_spacing(self) -> int:
+        """Cells between neighbouring start pads: twice the conflict distance at least."""
+        return max(2, math.ceil(2 * CONFLICT_HORIZONTAL / self.cell_size))
+
+    @property
+    def start_pads(self) -> tuple[int, int]:
+        """Rows and columns of the lattice of start pads."""
+        return self.rows // self.start_spacing, self.columns // self.start_spacing
+
+
+FOOTPRINT_RADIUS = 100.0
+"""Footprint radius at the ground, metres (design section 3)."""
+FOOTPRINT_ALTITUDE = 500.0
+"""Altitude that doubles the footprint radius, metres."""
+CONFLICT_HORIZONTAL = 20.0
+"""Drones closer than this horizontally, and vertically closer than the next, conflict, metres."""
+CONFLICT_VERTICAL = 10.0
+COVERAGE_SUCCESS = 0.90
+"""Coverage at which a mission is judged (design section 2)."""
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Weights of the reward terms; penalties are divided by drones x horizon."""
+
+    area: float = 1.0
+    """Seeing every coverable cell is worth this much."""
+    bonus: float = 0.1
+    """Times the share of time left when 90 % coverage is first reached."""
+    conflict: float = 20.0
+    """Cost of a drone conflict."""
+    building_hit: float = 3.0
+    """Cost of striking a building."""
+    violation: float = 3.0
+    """Cost of trying to enter a no-fly zone."""
+    energy: float = 0.02
+    """Cost of a move; hovering is free."""
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            _at_least(f"reward.{item.name}", getattr(self, item.name), 0.0)
+
+
+@dataclass(frozen=True)
+class DomainConfig:
+    """Ranges from which each swarm's world is drawn; equal ends fix a value."""
+
+    building_density: Range = (0.7, 1.3)
+    """Multiplies the share of built cells."""
+    building_height: Range = (0.8, 1.2)
+    """Multiplies building heights."""
+    wind_speed: Range = (0.0, 10.0)
+    """Steady wind, m/s; its direction is drawn uniformly."""
+    turbulence: Range = (0.0, 2.0)
+    """Standard deviation of the random drift per step, metres."""
+    visibility: Range = (0.8, 1.0)
+    """1 is clear air; the footprint radius shrinks with its square root."""
+    packet_loss: Range = (0.1, 0.1)
+    """Probability that a command is lost; the drone hovers."""
+    delay: Range = (0.1, 0.1)
+    """Probability that a command is late; the drone repeats its last move."""
+    sensor_noise: Range = (0.0, 2.0)
+    """Standard deviation of observed positions, metres."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+
+    def __post_init__(self) -> None:
+        _range("domain.building_density", self.building_density, 0.0, 3.0)
+        _range("domain.building_height", self.building_height, 0.0, 3.0)
+        _range("domain.wind_speed", self.wind_speed, 0.0, 30.0)
+        _range("domain.turbulence", self.turbulence, 0.0, 10.0)
+        _range("domain.visibility", self.visibility, 0.05, 1.0)
+        _range("domain.packet_loss", self.packet_loss, 0.0, 1.0)
+        _range("domain.delay", self.delay, 0.0, 1.0)
+        _range("domain.sensor_noise", self.sensor_noise, 0.0, 50.0)
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """The agent network, the mixer, the targets and the optimiser."""
+
+    network: Literal["mlp", "gru"] = "mlp"
+    """Agent: a LayerNorm MLP, or the same with a recurrent layer."""
+    hidden: int = 128
+    """Width of the agent's layers."""
+    layers: int = 2
+    """Number of hidden layers of the agent."""
+    mixer: Literal["qmix", "vdn", "iql"] = "qmix"
+    """How agent values become a team value."""
+    mixing_width: int = 32
+    """Width of the QMIX mixing layer."""
+    gamma: float = 0.97
+    """Discount per env step."""
+    trace: float = 0.7
+    """Lambda of the lambda-returns."""
+    reward_scale: float = 1.0
+    """Multiplies rewards x horizon, so that an even pace over the horizon is 1 per step."""
+    learning_rate: float = 5e-4
+    """Peak learning rate (RAdam)."""
+    learning_rate_hold: float = 0.25
+    """Share of the run before the learning rate starts to fall linearly."""
+    learning_rate_end: float = 0.03
+    """Final learning rate as a share of the peak."""
+    max_gradient_norm: float = 5.0
+    """Gradients are clipped to this global norm."""
+    target_update: float = 1.0
+    """Polyak step of the target network per learner call; 1 copies it, so targets use the
+    current weights."""
+    double_q: bool = True
+    """Choose the bootstrap action with the online network and value it with the target network."""
+    average_decay: float = 0.99
+    """Per-call decay of the averaged weights that evaluation uses; 0 uses the raw ones."""
+    epochs: int = 2
+    """Passes over the batch per learner call."""
+    minibatches: int = 4
+    """Gradient steps per pass."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("network", ("mlp", "gru")), ("mixer", ("qmix", "vdn", "iql"))):
+            value = getattr(self, name)
+            require(value in allowed, f"learner.{name}", value, f"must be one of {allowed}")
+        for name in ("hidden", "layers", "mixing_width", "epochs", "minibatches"):
+            _at_least(f"learner.{name}", getattr(self, name), 1)
+        for name in ("learning_rate", "reward_scale", "max_gradient_norm", "target_update"):
+            _positive(f"learner.{name}", getattr(self, name))
+        for name in (
+            "gamma",
+            "trace",
+            "learning_rate_hold",
+            "learning_rate_end",
+            "target_update",
+            "average_decay",
+        ):
+            _probability(f"learner.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """The replay store of mode `replay`; sizes count sequences of one rollout each."""
+
+    capacity: int = 4096
+    """Stored sequences; the oldest are overwritten."""
+    warmup: int = 256
+    """Sequences stored before the first update."""
+    batch: int = 128
+    """Sequences drawn per learner call."""
+
+    def __post_init__(self) -> None:
+        for name in ("capacity", "warmup", "batch"):
+            _at_least(f"replay.{name}", getattr(self, name), 1)
+        require(
+            self.warmup <= self.capacity,
+            "replay.warmup",
+            self.warmup,
+            f"must be at most replay.capacity = {self.capacity}",
+        )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The training loop."""
+
+    mode: Literal["online", "replay"] = "online"
+    """`online` learns from the fresh rollout only; `replay` from a store of past rollouts."""
+    env_steps: int = 300_000
+    """Budget in env steps of one swarm, summed over all swarms."""
+    episodes: int | None = None
+    """Budget in episodes; replaces env_steps when given (episodes x horizon)."""
+    swarms: int = 64
+    """Swarms simulated side by side."""
+    rollout: int = 10
+    """Env steps of every swarm between learner calls."""
+    seed: int = 0
+    """Seed of everything random in the run."""
+    epsilon_start: float = 1.0
+    """Share of random actions at the start."""
+    epsilon_end: float = 0.05
+    """Share of random actions after the decay."""
+    epsilon_decay_steps: int = 100_000
+    """Env steps over which epsilon falls linearly."""
+    epsilon_decay_per_episode: float | None = None
+    """Multiplies epsilon after each episode; replaces the linear decay when given."""
+
+    def __post_init__(self) -> None:
+        modes = ("online", "replay")
+        require(self.mode in modes, "training.mode", self.mode, f"must be one of {modes}")
+        for name in ("env_steps", "swarms", "rollout", "epsilon_decay_steps"):
+            _at_least(f"training.{name}", getattr(self, name), 1)
+        if self.episodes is not None:
+            _at_least("training.episodes", self.episodes, 1)
+        require(
+            0 <= self.seed < 2**32, "training.seed", self.seed, "must lie between 0 and 2^32 - 1"
+        )
+        _probability("training.epsilon_start", self.epsilon_start)
+        _probability("training.epsilon_end", self.epsilon_end)
+        if self.epsilon_decay_per_episode is not None:
+            _probability("training.epsilon_decay_per_episode", self.epsilon_decay_per_episode)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Greedy evaluation on cities that training never draws."""
+
+    every_episodes: int = 500
+    """Episodes of training between two evaluations."""
+    episodes: int = 64
+    """Held-out episodes of a periodic evaluation."""
+    final_episodes: int = 256
+    """Held-out episodes of the final evaluation."""
+    seed: int = 0
+    """Which held-out cities; the same for every policy and run."""
+    max_collision_rate: float = 0.10
+    """Success criterion: collision_rate must be below this."""
+    min_return: float = 0.5
+    """Success criterion: return must be above this."""
+    min_coverage: float = 0.90
+    """Success criterion: coverage must reach this."""
+
+    def __post_init__(self) -> None:
+        for name in ("every_episodes", "episodes", "final_episodes"):
+            _at_least(f"evaluation.{name}", getattr(self, name), 1)
+        require(
+            0 <= self.seed < 2**32, "evaluation.seed", self.seed, "must lie between 0 and 2^32 - 1"
+        )
+        _probability("evaluation.max_collision_rate", self.max_collision_rate)
+        _finite("evaluation.min_return", self.min_return)
+        _probability("evaluation.min_coverage", self.min_coverage)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Which checkpoints a run keeps."""
+
+    every_episodes: int = 100
+    """Episodes between two `latest` checkpoints."""
+    keep: int = 2
+    """How many `latest` checkpoints to keep."""
+
+    def __post_init__(self) -> None:
+        _at_least("checkpoint.every_episodes", self.every_episodes, 1)
+        _at_least("checkpoint.keep", self.keep, 1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run."""
+
+    preset: str = "quick"
+    """Name of the preset that these settings began from."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    domain: DomainConfig = field(default_factory=DomainConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        """Checks what concerns several sections; raises `ConfigError`."""
+        training, learner = self.training, self.learner
+        require(
+            self.budget >= self.chunk_steps,
+            "training.env_steps" if training.episodes is None else "training.episodes",
+            training.env_steps if training.episodes is None else training.episodes,
+            "must pay for one rollout of all swarms: training.swarms x training.rollout = "
+            f"{self.chunk_steps} env steps",
+        )
+        sequences = training.swarms if training.mode == "online" else self.replay.batch
+        require(
+            sequences % learner.minibatches == 0,
+            "learner.minibatches",
+            learner.minibatches,
+            f"must divide the {sequences} sequences of a batch",
+        )
+        require(
+            training.mode == "online" or self.replay.capacity >= training.swarms,
+            "replay.capacity",
+            self.replay.capacity,
+            f"must hold one rollout of training.swarms = {training.swarms}",
+        )
+
+    @property
+    def chunk_steps(self) -> int:
+        """Env steps of one rollout of all swarms."""
+        return self.training.swarms * self.training.rollout
+
+    @property
+    def budget(self) -> int:
+        """Env steps to train for."""
+        if self.training.episodes is not None:
+            return self.training.episodes * self.env.horizon
+        return self.training.env_steps
+
+    @property
+    def chunks(self) -> int:
+        """Rollouts of all swarms, each with one learner call, in the budget."""
+        return self.budget // self.chunk_steps
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON types."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(data: dict[str, Any], kind: type = RunConfig, prefix: str = "") -> Any:
+    """Rebuilds a config from `to_dict`'s output; raises `ConfigError` on an unknown setting."""
+    known = {item.name: item for item in dataclasses.fields(kind)}
+    sections = {"env": EnvConfig, "domain": DomainConfig, "learner": LearnerConfig}
+    sections |= {"replay": ReplayConfig, "training": TrainingConfig, "reward": RewardConfig}
+    sections |= {"evaluation": EvaluationConfig, "checkpoint": CheckpointConfig}
+    values = {}
+    for name, value in data.items():
+        require(name in known, f"{prefix}{name}", value, f"known settings are {sorted(known)}")
+        if name in sections:
+            values[name] = from_dict(value, sections[name], f"{prefix}{name}.")
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)

@@ -1,0 +1,200 @@
+"""How drones start, move, are blocked, lose commands and come into conflict."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxqmix.config import CONFLICT_HORIZONTAL, CONFLICT_VERTICAL, EnvConfig
+from jaxqmix.types import (
+    ACTIONS,
+    BORDER,
+    BUILDING,
+    DELAYED,
+    FREE,
+    HOVER,
+    LOST,
+    NO_FLY,
+    RECEIVED,
+    City,
+    EnvParams,
+)
+
+WIND_DRIFT = 0.05
+"""Share of the wind that station keeping does not cancel."""
+
+
+def displacements(config: EnvConfig) -> jax.Array:
+    """Metres [A, 3] along x, y and altitude that each action moves a drone."""
+    cell, climb = config.cell_size, config.climb
+    moves = {
+        "north": (0.0, -cell, 0.0),
+        "south": (0.0, cell, 0.0),
+        "west": (-cell, 0.0, 0.0),
+        "east": (cell, 0.0, 0.0),
+        "ascend": (0.0, 0.0, climb),
+        "descend": (0.0, 0.0, -climb),
+        "hover": (0.0, 0.0, 0.0),
+    }
+    return jnp.array([moves[action] for action in ACTIONS], jnp.float32)
+
+
+def obstruction(city: City, position: jax.Array, config: EnvConfig) -> jax.Array:
+    """What a drone at a position would be in: FREE, BUILDING, NO_FLY or BORDER.
+
+    Args:
+      city: one city.
+      position: [..., 3], metres.
+      config: static sizes.
+
+    Returns:
+      int32 [...]. BORDER is outside the city or the altitude limits and comes before BUILDING
+      (not above the roof), which comes before NO_FLY (inside a cylinder, below its ceiling).
+    """
+    x, y, altitude = position[..., 0], position[..., 1], position[..., 2]
+    outside = (x < 0) | (x >= config.city_width) | (y < 0) | (y >= config.city_length)
+    outside |= (altitude > config.max_altitude) | (altitude < config.min_altitude)
+    row = jnp.clip(jnp.floor(y / config.cell_size).astype(jnp.int32), 0, config.rows - 1)
+    column = jnp.clip(jnp.floor(x / config.cell_size).astype(jnp.int32), 0, config.columns - 1)
+    building = altitude <= city.heights[row, column]
+    code = jnp.where(in_no_fly(city.no_fly, position), NO_FLY, FREE)
+    return jnp.where(outside, BORDER, jnp.where(building, BUILDING, code))
+
+
+def in_no_fly(no_fly: jax.Array, position: jax.Array) -> jax.Array:
+    """Whether positions [..., 3] lie inside a cylinder of `no_fly` [K, 4], below its ceiling."""
+    inside = jnp.zeros(position.shape[:-1], bool)
+    for cylinder in no_fly:
+        offset = position[..., :2] - cylinder[:2]
+        squared = offset[..., 0] ** 2 + offset[..., 1] ** 2
+        inside |= (squared < cylinder[2] ** 2) & (position[..., 2] < cylinder[3])
+    return inside
+
+
+def obstructed_actions(city: City, position: jax.Array, config: EnvConfig) -> jax.Array:
+    """What obstructs each action [N, A] from positions [N, 3]; hovering is always FREE."""
+    # The drone is somewhere free, so the last action needs no look.
+    targets = position[:, None, :] + displacements(config)[:HOVER]
+    codes = obstruction(city, targets, config)
+    return jnp.pad(codes, ((0, 0), (0, 1)), constant_values=FREE)
+
+
+def deliver(
+    chances: jax.Array, actions: jax.Array, last_action: jax.Array, params: EnvParams
+) -> tuple[jax.Array, jax.Array]:
+    """Sends commands over the lossy link.
+
+    Args:
+      chances: [N, 2], uniform random numbers for loss and delay.
+      actions: [N], commands.
+      last_action: [N], executed in the last step.
+      params: packet_loss and delay.
+
+    Returns:
+      The executed actions [N] (hover when lost, the last action when delayed) and the link's state
+      [N]: RECEIVED, LOST or DELAYED.
+    """
+    lost = chances[:, 0] < params.packet_loss
+    delayed = (chances[:, 1] < params.delay) & ~lost
+    executed = jnp.where(lost, HOVER, jnp.where(delayed, last_action, actions))
+    return executed, jnp.where(lost, LOST, jnp.where(delayed, DELAYED, RECEIVED))
+
+
+def move(
+    position: jax.Array,
+    executed: jax.Array,
+    obstructed: jax.Array,
+    turbulence: jax.Array,
+    city: City,
+    params: EnvParams,
+    config: EnvConfig,
+) -> tuple[jax.Array, jax.Array]:
+    """Moves the drones; an obstructed move is not made.
+
+    Wind and turbulence then displace each drone a little in the plane, unless that would take it
+    where it must not be: station keeping holds it.
+
+    Args:
+      position: [N, 3], metres.
+      executed: [N], actions.
+      obstructed: [N, A], from `obstructed_actions` at `position`.
+      turbulence: [N, 2], standard normal numbers.
+      city: one city.
+      params: wind and turbulence.
+      config: static sizes.
+
+    Returns:
+      New positions [N, 3], and what obstructed each drone's move [N].
+    """
+    # A one-hot product instead of gathers: they do not vectorise.
+    chosen = executed[:, None] == jnp.arange(len(ACTIONS))
+    code = jnp.sum(jnp.where(chosen, obstructed, 0), axis=1)
+    step = jnp.sum(jnp.where(chosen[:, :, None], displacements(config), 0.0), axis=1)
+    position = jnp.where((code == FREE)[:, None], position + step, position)
+    drift = params.wind * (WIND_DRIFT * config.step_seconds) + params.turbulence * turbulence
+    drifted = position + jnp.pad(drift, ((0, 0), (0, 1)))
+    held = obstruction(city, drifted, config) != FREE
+    return jnp.where(held[:, None], position, drifted), code
+
+
+def conflicts(before: jax.Array, after: jax.Array) -> jax.Array:
+    """Drones [N] (bool) too close to another at the end or at the middle of a move.
+
+    The middle catches two drones that swap places. Positions are [N, 3], metres.
+    """
+    near = _near(after) | _near((before + after) / 2)
+    return jnp.any(near & ~jnp.eye(after.shape[0], dtype=bool), axis=1)
+
+
+def _near(position: jax.Array) -> jax.Array:
+    offset = position[:, None, :] - position[None, :, :]
+    horizontal = offset[..., 0] ** 2 + offset[..., 1] ** 2 < CONFLICT_HORIZONTAL**2
+    return horizontal & (jnp.abs(offset[..., 2]) < CONFLICT_VERTICAL)
+
+
+def start_altitude(config: EnvConfig) -> float:
+    """Altitude at which drones start, metres: a whole number of climbs, about half way up."""
+    climbs = (config.max_altitude - config.min_altitude) // config.climb
+    return config.min_altitude + config.climb * (climbs // 2)
+
+
+def start_pads(heights: jax.Array, no_fly: jax.Array, config: EnvConfig) -> jax.Array:
+    """Which pads of the start lattice [rows, columns] are free of buildings and no-fly zones."""
+    spacing = config.start_spacing
+    rows, columns = config.start_pads
+    offset = spacing // 2
+    ground = heights[offset::spacing, offset::spacing][:rows, :columns]
+    free = ground < start_altitude(config)
+    return free & ~in_no_fly(no_fly, pad_positions(config).reshape(rows, columns, 3))
+
+
+def pad_positions(config: EnvConfig) -> jax.Array:
+    """Positions [pads, 3] of the start lattice, metres."""
+    spacing, (rows, columns) = config.start_spacing, config.start_pads
+    row = (jnp.arange(rows) * spacing + spacing // 2 + 0.5) * config.cell_size
+    column = (jnp.arange(columns) * spacing + spacing // 2 + 0.5) * config.cell_size
+    y, x = jnp.meshgrid(row, column, indexing="ij")
+    return jnp.stack([x, y, jnp.full_like(x, start_altitude(config))], axis=-1).reshape(-1, 3)
+
+
+def start(
+    key: jax.Array, heights: jax.Array, no_fly: jax.Array, config: EnvConfig
+) -> tuple[jax.Array, jax.Array]:
+    """Places the drones on distinct pads: the free pads with the highest random scores.
+
+    One sort, no rejection. When too few pads are free, the building on a chosen pad is cleared;
+    pads in no-fly zones come last, and the lattice is at least twice as large as the swarm.
+
+    Returns:
+      Heights [H, W] with chosen pads open, and positions [N, 3] in metres.
+    """
+    positions = pad_positions(config)
+    free = start_pads(heights, no_fly, config).reshape(-1)
+    score = jax.random.uniform(key, free.shape) + free - 2.0 * in_no_fly(no_fly, positions)
+    _, chosen = jax.lax.top_k(score, config.drones)
+    position = positions[chosen]
+    row = jnp.floor(position[:, 1] / config.cell_size).astype(jnp.int32)
+    column = jnp.floor(position[:, 0] / config.cell_size).astype(jnp.int32)
+    roof = heights[row, column]
+    ground = jnp.where(roof >= start_altitude(config), 0, roof).astype(heights.dtype)
+    return heights.at[row, column].set(ground), position

@@ -1,0 +1,234 @@
+"""What each drone sees: one flat vector of named groups, the same size for every swarm.
+
+`groups` is the one table that says which slice is what; `observe` fills it. Everything spatial is
+egocentric, so that a policy carries over to other swarms and cities.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxqmix.city import footprint_radius
+from jaxqmix.compilation import materialise
+from jaxqmix.config import EnvConfig
+from jaxqmix.env.sensing import (
+    coarse_blocks,
+    coarse_margin,
+    coarse_view,
+    fine_view,
+    fine_window,
+    view_side,
+)
+from jaxqmix.types import ACTIONS, DELAYED, FREE, LOST, City, EnvParams, Observation, State
+
+WIND_SCALE = 15.0
+"""Wind is observed in units of this, m/s."""
+HEIGHT_SCALE = 100.0
+"""Heights are observed in units of this, metres."""
+MAX_STATE_CELLS = 64
+"""The mixer sees the finest coarse map with at most this many blocks."""
+
+
+def fine_blocks(config: EnvConfig) -> tuple[int, ...]:
+    """Block sides, in cells, of the views read from the bit map.
+
+    The finest resolves about half a footprint's radius; smaller blocks would always be seen.
+    """
+    finest = 1
+    while finest < 4 and 2 * finest * config.cell_size <= config.max_footprint / 2:
+        finest *= 2
+    return (finest, 4) if finest < 4 else (4,)
+
+
+def views(config: EnvConfig) -> tuple[tuple[int, int], ...]:
+    """Block side in cells and blocks along the side of every view, finest first."""
+    fine = tuple((block, view_side(1, config)) for block in fine_blocks(config))
+    return fine + tuple((block, view_side(block, config)) for block in coarse_blocks(config))
+
+
+def team_view(config: EnvConfig) -> tuple[int, int]:
+    """Block side in cells and side in blocks of the density of teammates: the middle view."""
+    sides = views(config)
+    return sides[len(sides) // 2]
+
+
+def groups(config: EnvConfig) -> dict[str, slice]:
+    """Which part of the agents' vector [D] is what.
+
+    pose: x, y (share of the city), altitude (share of the highest), footprint radius and the place
+    inside the own cell (in cells); weather: wind x, y, turbulence, visibility; link: probability
+    of loss and delay, and whether the last command was lost or late; mission: time left, coverage;
+    last_action: one-hot; available: the action mask; obstacles: altitude a drone must exceed in
+    the cells around, less its own; unseen_B: unseen share of blocks of B cells around;
+    teammates: for each of the nearest, offset x, y, altitude and 1 (zeros where there is none);
+    team_density: teammates per block of the middle view.
+    """
+    sizes = {
+        "pose": 6,
+        "weather": 4,
+        "link": 4,
+        "mission": 2,
+        "last_action": len(ACTIONS),
+        "available": len(ACTIONS),
+        "obstacles": config.patch**2,
+    }
+    sizes |= {f"unseen_{block}": side**2 for block, side in views(config)}
+    sizes["teammates"] = 4 * config.neighbours
+    sizes["team_density"] = team_view(config)[1] ** 2
+    table, start = {}, 0
+    for name, size in sizes.items():
+        table[name] = slice(start, start + size)
+        start += size
+    return table
+
+
+def agent_features(config: EnvConfig) -> int:
+    """Length D of an agent's vector."""
+    return list(groups(config).values())[-1].stop
+
+
+def observe(state: State, params: EnvParams, noise: jax.Array, config: EnvConfig) -> Observation:
+    """Everything the agents and the mixer see.
+
+    Args:
+      state: one swarm.
+      params: its world.
+      noise: [N, 3], standard normal numbers: errors of the observed positions.
+      config: static sizes.
+    """
+    true_cell = state.position[:, 1::-1] / config.cell_size
+    observed = materialise(state.position + params.sensor_noise * noise)
+    own = jax.vmap(own_features, (0, 0, 0, 0, 0, None, None, None))(
+        state.position, observed, state.last_action, state.link, state.obstruction, state, params,
+        config,
+    )  # fmt: skip
+    parts = [
+        own,
+        jax.vmap(obstacle_patch, (None, 0, None))(state.city, state.position, config),
+        jax.vmap(unseen_views, (None, 0, None))(state.unseen, true_cell, config),
+        nearest_teammates(observed, config),
+        team_density(observed, config),
+    ]
+    return Observation(
+        agents=jnp.concatenate(parts, axis=-1),
+        available=state.obstruction == FREE,
+        state=mixer_state(state, config),
+    )
+
+
+def own_features(
+    position: jax.Array,
+    observed: jax.Array,
+    last_action: jax.Array,
+    link: jax.Array,
+    obstruction: jax.Array,
+    state: State,
+    params: EnvParams,
+    config: EnvConfig,
+) -> jax.Array:
+    """The groups pose to available of one drone."""
+    radius = footprint_radius(position[2], params.visibility) / config.max_footprint
+    within = position[:2] / config.cell_size % 1.0 - 0.5
+    pose = jnp.array([observed[0] / config.city_width, observed[1] / config.city_length,
+                      observed[2] / config.max_altitude, radius, within[0], within[1]])  # fmt: skip
+    weather = jnp.stack([params.wind[0] / WIND_SCALE, params.wind[1] / WIND_SCALE,
+                         params.turbulence / config.cell_size, params.visibility])  # fmt: skip
+    links = jnp.stack([params.packet_loss, params.delay, link == LOST, link == DELAYED])
+    mission = jnp.stack([1 - state.time / config.horizon, coverage(state)])
+    one_hot = last_action == jnp.arange(len(ACTIONS))
+    return jnp.concatenate([pose, weather, links, mission, one_hot, obstruction == FREE])
+
+
+def coverage(state: State) -> jax.Array:
+    """Seen coverable cells / coverable cells, float32 []."""
+    return state.seen / jnp.maximum(state.city.coverable, 1)
+
+
+def obstacle_patch(city: City, position: jax.Array, config: EnvConfig) -> jax.Array:
+    """Altitude that a drone must exceed in the cells around, less its own, flat [patch^2].
+
+    In units of 100 m, clipped to -1 .. 1; outside the city it is 1.
+    """
+    offsets = jnp.arange(config.patch) - config.patch // 2
+    rows = jnp.floor(position[1] / config.cell_size).astype(jnp.int32) + offsets[:, None]
+    columns = jnp.floor(position[0] / config.cell_size).astype(jnp.int32) + offsets[None, :]
+    outside = (rows < 0) | (rows >= config.rows) | (columns < 0) | (columns >= config.columns)
+    inside_rows = jnp.clip(rows, 0, config.rows - 1)
+    floor = city.heights[inside_rows, jnp.clip(columns, 0, config.columns - 1)].astype(jnp.float32)
+    y, x = (rows + 0.5) * config.cell_size, (columns + 0.5) * config.cell_size
+    for cylinder in city.no_fly:
+        inside = (x - cylinder[0]) ** 2 + (y - cylinder[1]) ** 2 < cylinder[2] ** 2
+        floor = jnp.where(inside, jnp.maximum(floor, cylinder[3]), floor)
+    above = jnp.clip((floor - position[2]) / HEIGHT_SCALE, -1.0, 1.0)
+    return jnp.where(outside, 1.0, above).reshape(-1)
+
+
+def unseen_views(unseen, place: jax.Array, config: EnvConfig) -> jax.Array:
+    """All views of the unseen area around a place [2] (row, column in cells), flat."""
+    window = fine_window(unseen, jnp.floor(place).astype(jnp.int32), config)
+    parts = [fine_view(window, block).reshape(-1) for block in fine_blocks(config)]
+    for level, block in zip(unseen.coarse, coarse_blocks(config), strict=True):
+        parts.append(coarse_view(level, place, block, config).reshape(-1))
+    return jnp.concatenate(parts)
+
+
+def _offsets(observed: jax.Array, config: EnvConfig) -> tuple[jax.Array, jax.Array]:
+    """Offsets [N, N, 3] (m) from drone i to drone j, and whether j is known to i [N, N]."""
+    offset = observed[None, :, :] - observed[:, None, :]
+    squared = offset[..., 0] ** 2 + offset[..., 1] ** 2
+    known = (squared < config.radio_range**2) & ~jnp.eye(observed.shape[0], dtype=bool)
+    return offset, known
+
+
+def nearest_teammates(observed: jax.Array, config: EnvConfig) -> jax.Array:
+    """The nearest teammates within radio range, nearest first, flat [N, 4 x neighbours].
+
+    Each is offset x, y (in footprint diameters, soft-clipped), altitude (100 m) and 1.
+    """
+    offset, known = _offsets(observed, config)
+    distance = materialise(jnp.where(known, jnp.sum(offset**2, axis=-1), jnp.inf))
+    scale = jnp.array([2 * config.max_footprint, 2 * config.max_footprint, HEIGHT_SCALE])
+    index = jnp.arange(observed.shape[0])
+    parts = []
+    # A few passes for the minimum; a sort of every row costs more.
+    for _ in range(config.neighbours):
+        nearest = materialise(jnp.argmin(distance, axis=1))
+        present = jnp.isfinite(distance[index, nearest])[:, None]
+        relative = jnp.tanh((observed[nearest] - observed) / scale)
+        parts += [jnp.where(present, relative, 0.0), present.astype(jnp.float32)]
+        distance = jnp.where(nearest[:, None] == index, jnp.inf, distance)
+    empty = jnp.zeros((observed.shape[0], 0))
+    return jnp.concatenate(parts, axis=-1) if parts else empty
+
+
+def team_density(observed: jax.Array, config: EnvConfig) -> jax.Array:
+    """Teammates within radio range per block of the middle view, flat [N, side^2].
+
+    A teammate between the middles of blocks counts in each in proportion (a bilinear weight).
+    """
+    block, side = team_view(config)
+    offset, known = _offsets(observed, config)
+    middles = (jnp.arange(side) - side / 2 + 0.5) * block * config.cell_size
+    width = block * config.cell_size
+    near_column = jnp.maximum(1 - jnp.abs(offset[..., 0:1] - middles) / width, 0.0)
+    near_row = jnp.maximum(1 - jnp.abs(offset[..., 1:2] - middles) / width, 0.0)
+    near_row = jnp.where(known[..., None], near_row, 0.0)
+    near_row, near_column = materialise((near_row, near_column))
+    density = jnp.sum(near_row[..., :, None] * near_column[..., None, :], axis=1)
+    return density.reshape(observed.shape[0], -1)
+
+
+def mixer_state(state: State, config: EnvConfig) -> jax.Array:
+    """The global state [S]: coarse unseen map, poses, time left and coverage."""
+    blocks = coarse_blocks(config)
+    sizes = [-(-config.rows // b) * -(-config.columns // b) for b in blocks]
+    index = next((i for i, size in enumerate(sizes) if size <= MAX_STATE_CELLS), len(blocks) - 1)
+    block, margin = blocks[index], coarse_margin(blocks[index], config)
+    level = state.unseen.coarse[index]
+    level = level[margin : level.shape[0] - margin, margin : level.shape[1] - margin]
+    scale = jnp.array([config.city_width, config.city_length, config.max_altitude])
+    mission = jnp.stack([1 - state.time / config.horizon, coverage(state)])
+    return jnp.concatenate(
+        [level.reshape(-1) / block**2, (state.position / scale).reshape(-1), mission]
+    ).astype(jnp.float32)

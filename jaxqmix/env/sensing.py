@@ -1,0 +1,288 @@
+"""What the swarm has not seen yet, and how a look changes it.
+
+The map of unseen cells is one bit per cell, 32 columns to a word, so a footprint is one run of
+bits per row. Two properties make a step's cost independent of the city's area: a look reads and
+writes only the words under its footprint, and the counts of unseen cells in coarse blocks are kept
+up to date by the newly seen bits of that look.
+
+The bit map carries a margin of zeros (cells outside the city count as seen), and so do the coarse
+counts: every window around a drone lies inside its array and needs no clamping.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxqmix.city import footprint_radius
+from jaxqmix.compilation import materialise
+from jaxqmix.config import EnvConfig
+from jaxqmix.types import Unseen
+
+WORD = 32
+FIRST_COARSE = 16
+"""Side of the finest kept block, in cells; each further level is four times coarser."""
+COARSE_FACTOR = 4
+FINE_WINDOW = 32
+"""Side in cells of the window that fine views read straight from the bit map."""
+VIEW_SIDE = 8
+"""Blocks along the side of a view."""
+
+
+def footprint_cells(config: EnvConfig) -> int:
+    """Cells from a drone's own to the furthest it can see."""
+    return math.ceil(config.max_footprint / config.cell_size)
+
+
+def margins(config: EnvConfig) -> tuple[int, int]:
+    """Rows and words of zeros on each side of the bit map."""
+    reach = max(FINE_WINDOW // 2, footprint_cells(config))
+    return reach, -(-reach // WORD)
+
+
+def coarse_blocks(config: EnvConfig) -> tuple[int, ...]:
+    """Sides in cells of the coarse blocks; the last view reaches across the whole city."""
+    blocks = [FIRST_COARSE]
+    while blocks[-1] * VIEW_SIDE // 2 < max(config.rows, config.columns):
+        blocks.append(blocks[-1] * COARSE_FACTOR)
+    return tuple(blocks)
+
+
+def view_side(block: int, config: EnvConfig) -> int:
+    """Blocks along the side of the view of this block size; the last may need fewer."""
+    reach = math.ceil(max(config.rows, config.columns) / block)
+    return min(VIEW_SIDE, max(2, 2 * reach))
+
+
+def coarse_margin(block: int, config: EnvConfig) -> int:
+    """Blocks of zeros on each side of a coarse map."""
+    spill = -(-(footprint_cells(config) + WORD) // block)
+    return max(view_side(block, config) // 2, spill)
+
+
+def pack_unseen(cells: jax.Array, config: EnvConfig) -> Unseen:
+    """Packs unseen coverable cells [H, W] (bool) into an `Unseen`."""
+    row_margin, word_margin = margins(config)
+    words = -(-config.columns // WORD)
+    spill = words * WORD - config.columns
+    bits = jnp.pad(cells, ((0, 0), (0, spill))).reshape(config.rows, words, WORD)
+    weights = jnp.uint32(1) << jnp.arange(WORD, dtype=jnp.uint32)
+    packed = jnp.sum(jnp.where(bits, weights, jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
+    packed = jnp.pad(packed, ((row_margin, row_margin), (word_margin, word_margin)))
+    coarse = []
+    counts, block = cells.astype(jnp.int32), 1
+    for next_block in coarse_blocks(config):
+        counts = _sum_blocks(counts, next_block // block)
+        block = next_block
+        coarse.append(jnp.pad(counts, coarse_margin(block, config)))
+    return Unseen(packed, tuple(coarse))
+
+
+def _sum_blocks(counts: jax.Array, factor: int) -> jax.Array:
+    rows, columns = (-(-size // factor) for size in counts.shape)
+    spill = (rows * factor - counts.shape[0], columns * factor - counts.shape[1])
+    padded = jnp.pad(counts, ((0, spill[0]), (0, spill[1])))
+    return padded.reshape(rows, factor, columns, factor).sum(axis=(1, 3))
+
+
+def unpack_unseen(unseen: Unseen, config: EnvConfig) -> jax.Array:
+    """Unseen coverable cells [H, W], bool; leading axes of `unseen` are kept."""
+    row_margin, word_margin = margins(config)
+    words = unseen.words[..., row_margin : row_margin + config.rows, word_margin:]
+    bits = (words[..., None] >> jnp.arange(WORD, dtype=jnp.uint32)) & 1
+    bits = bits.reshape(*words.shape[:-1], -1)
+    return bits[..., : config.columns].astype(bool)
+
+
+def _low_bits(count: jax.Array) -> jax.Array:
+    """A word with the `count` lowest bits set, `count` clipped to 0 .. 32."""
+    count = jnp.clip(count, 0, WORD).astype(jnp.uint32)
+    # A shift by 32 is undefined, hence two shifts.
+    half = count // 2
+    return ~((jnp.uint32(0xFFFFFFFF) << half) << (count - half))
+
+
+def _window_start(cell: jax.Array, reach: int, config: EnvConfig) -> tuple[jax.Array, jax.Array]:
+    """First row and word of the bit-map window that reaches `reach` cells around a cell."""
+    row_margin, word_margin = margins(config)
+    return cell[0] - reach + row_margin, (cell[1] - reach) // WORD + word_margin
+
+
+def footprint_mask(
+    position: jax.Array, radius: jax.Array, start: tuple[jax.Array, jax.Array], config: EnvConfig
+) -> jax.Array:
+    """Bits [rows, words] of the cells whose centre lies within `radius` m of a drone.
+
+    In each row they are one run, from the first to the last centre inside the circle.
+    """
+    row_margin, word_margin = margins(config)
+    rows, words = _window_shape(config)
+    row_centres = (start[0] - row_margin + jnp.arange(rows) + 0.5) * config.cell_size
+    squared = radius**2 - (row_centres - position[1]) ** 2
+    half = jnp.sqrt(jnp.maximum(squared, 0.0))
+    origin = (start[1] - word_margin) * WORD
+    first = jnp.ceil((position[0] - half) / config.cell_size - 0.5).astype(jnp.int32) - origin
+    last = jnp.floor((position[0] + half) / config.cell_size - 0.5).astype(jnp.int32) - origin
+    last = jnp.where(squared >= 0, last, first - 1)
+    offsets = jnp.arange(words) * WORD
+    return _low_bits(last[:, None] + 1 - offsets) & ~_low_bits(first[:, None] - offsets)
+
+
+def _window_shape(config: EnvConfig) -> tuple[int, int]:
+    reach = footprint_cells(config)
+    return 2 * reach + 1, (2 * reach + 2 * WORD - 1) // WORD
+
+
+def chance_mask(
+    key: jax.Array,
+    position: jax.Array,
+    radius: jax.Array,
+    visibility: jax.Array,
+    start: tuple[jax.Array, jax.Array],
+    config: EnvConfig,
+) -> jax.Array:
+    """Bits [rows, words] of cells that one look sees by chance.
+
+    A cell at distance d is seen with probability visibility x (1 - d / radius).
+    """
+    row_margin, word_margin = margins(config)
+    rows, words = _window_shape(config)
+    y = (start[0] - row_margin + jnp.arange(rows) + 0.5) * config.cell_size
+    x = ((start[1] - word_margin) * WORD + jnp.arange(words * WORD) + 0.5) * config.cell_size
+    distance = jnp.hypot(y[:, None] - position[1], x[None, :] - position[0])
+    chance = visibility * (1 - distance / radius)
+    bits = (jax.random.uniform(key, chance.shape) < chance).reshape(rows, words, WORD)
+    weights = jnp.uint32(1) << jnp.arange(WORD, dtype=jnp.uint32)
+    return jnp.sum(jnp.where(bits, weights, jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
+
+
+def look(
+    key: jax.Array,
+    unseen: Unseen,
+    position: jax.Array,
+    visibility: jax.Array,
+    config: EnvConfig,
+) -> tuple[Unseen, jax.Array]:
+    """All drones look; what they see leaves `unseen`.
+
+    Args:
+      key: used in `probabilistic` sensing only.
+      unseen: the cells not seen so far.
+      position: [N, 3], metres.
+      visibility: [], 0 to 1.
+      config: static sizes.
+
+    Returns:
+      The new `Unseen`, and the number of newly seen coverable cells, int32.
+    """
+    radius = footprint_radius(position[:, 2], visibility)
+    cell = jnp.floor(position[:, 1::-1] / config.cell_size).astype(jnp.int32)
+    reach = footprint_cells(config)
+    keys = jax.random.split(key, position.shape[0]) if config.sensing == "probabilistic" else None
+
+    # One drone after the other: two footprints may overlap, and a window update in place is far
+    # cheaper than removing the overlap of every pair (benchmarks/hot_paths.py).
+    def one_drone(unseen: Unseen, drone: tuple) -> tuple[Unseen, jax.Array]:
+        position, radius, cell, key = drone
+        start = _window_start(cell, reach, config)
+        if key is None:
+            mask = footprint_mask(position, radius, start, config)
+        else:
+            mask = chance_mask(key, position, radius, visibility, start, config)
+        old = jax.lax.dynamic_slice(unseen.words, start, mask.shape)
+        words = jax.lax.dynamic_update_slice(unseen.words, old & ~mask, start)
+        new = old & mask
+        coarse = count_down(unseen.coarse, new, start, config)
+        return Unseen(words, coarse), jnp.sum(jax.lax.population_count(new), dtype=jnp.int32)
+
+    unseen, newly = jax.lax.scan(one_drone, unseen, (position, radius, cell, keys))
+    return unseen, jnp.sum(newly)
+
+
+def count_down(
+    coarse: tuple[jax.Array, ...],
+    new: jax.Array,
+    start: tuple[jax.Array, jax.Array],
+    config: EnvConfig,
+) -> tuple[jax.Array, ...]:
+    """Takes newly seen bits [rows, words] from the counts of the coarse blocks they lie in."""
+    row_margin, word_margin = margins(config)
+    first_row, first_column = start[0] - row_margin, (start[1] - word_margin) * WORD
+    halves = jnp.stack([new & 0xFFFF, new >> 16], axis=-1).reshape(new.shape[0], -1)
+    counts = jax.lax.population_count(halves).astype(jnp.int32)
+    updated, finer = [], 1
+    column_step = FIRST_COARSE
+    for level, block in zip(coarse, coarse_blocks(config), strict=True):
+        rows = -(-(counts.shape[0] - 1) // (block // finer)) + 1
+        counts = _gather_rows(counts, first_row, finer, block, rows)
+        if block > column_step:
+            columns = -(-(counts.shape[1] - 1) // (block // column_step)) + 1
+            counts = _gather_rows(counts.T, first_column, column_step, block, columns).T
+            column_step = block
+        margin = coarse_margin(block, config)
+        corner = (first_row // block + margin, first_column // block + margin)
+        old = jax.lax.dynamic_slice(level, corner, counts.shape)
+        updated.append(jax.lax.dynamic_update_slice(level, old - counts, corner))
+        first_row, first_column, finer = (
+            first_row // block * block,
+            first_column // block * block,
+            block,
+        )
+    return tuple(updated)
+
+
+def _gather_rows(
+    counts: jax.Array, first: jax.Array, step: int, block: int, blocks: int
+) -> jax.Array:
+    """Sums rows, `step` cells apart from cell `first`, into aligned blocks of `block` cells."""
+    index = (first + step * jnp.arange(counts.shape[0])) // block - first // block
+    member = index[None, :] == jnp.arange(blocks)[:, None]
+    return jnp.sum(jnp.where(member[:, :, None], counts[None], 0), axis=1)
+
+
+def fine_window(unseen: Unseen, cell: jax.Array, config: EnvConfig) -> jax.Array:
+    """The 32 x 32 cells around a cell, one word per row: bit k of word i is the cell
+    (row - 16 + i, column - 16 + k)."""
+    half = FINE_WINDOW // 2
+    start = _window_start(cell, half, config)
+    pair = materialise(jax.lax.dynamic_slice(unseen.words, start, (FINE_WINDOW, 2)))
+    shift = ((cell[1] - half) % WORD).astype(jnp.uint32)
+    # A shift by 32 is undefined, hence two shifts on the right.
+    return materialise((pair[:, 0] >> shift) | ((pair[:, 1] << 1) << (WORD - 1 - shift)))
+
+
+def fine_view(window: jax.Array, block: int) -> jax.Array:
+    """Unseen share [8, 8] of the blocks of `block` (1, 2 or 4) cells around the drone."""
+    size = VIEW_SIDE * block
+    first = (FINE_WINDOW - size) // 2
+    shifts = (first + block * jnp.arange(VIEW_SIDE)).astype(jnp.uint32)
+    rows = window[first : first + size, None] >> shifts
+    counts = jax.lax.population_count(rows & jnp.uint32((1 << block) - 1))
+    counts = counts.reshape(VIEW_SIDE, block, VIEW_SIDE).sum(axis=1)
+    return counts.astype(jnp.float32) / block**2
+
+
+def coarse_view(level: jax.Array, place: jax.Array, block: int, config: EnvConfig) -> jax.Array:
+    """Unseen share [side, side] of blocks of `block` cells around a place.
+
+    The kept blocks are aligned with the city, the view with the drone: counts are interpolated
+    between the two blocks that a view's block overlaps along each axis.
+
+    Args:
+      level: the padded counts of this block size.
+      place: [2], row and column as real numbers, in cells.
+      block: side of a block, cells.
+      config: static sizes.
+    """
+    side = view_side(block, config)
+    in_blocks = place / block
+    corner = jnp.floor(in_blocks).astype(jnp.int32)
+    fraction = in_blocks - corner
+    start = corner - side // 2 + coarse_margin(block, config)
+    counts = jax.lax.dynamic_slice(level, (start[0], start[1]), (side + 1, side + 1))
+    counts = materialise(counts)
+    counts = counts.astype(jnp.float32) / block**2
+    counts = counts[:-1] * (1 - fraction[0]) + counts[1:] * fraction[0]
+    return counts[:, :-1] * (1 - fraction[1]) + counts[:, 1:] * fraction[1]

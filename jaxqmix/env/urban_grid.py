@@ -1,0 +1,200 @@
+"""The urban grid: reset and step of ONE swarm; `jax.vmap` makes many."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxqmix.city import coverable_cells, finish_city, generate_city
+from jaxqmix.config import DomainConfig, EnvConfig
+from jaxqmix.env import dynamics, reward, sensing
+from jaxqmix.env.observation import agent_features, coverage, observe
+from jaxqmix.types import (
+    ACTIONS,
+    BORDER,
+    BUILDING,
+    HOVER,
+    NO_FLY,
+    RECEIVED,
+    City,
+    EnvParams,
+    Events,
+    RewardWeights,
+    State,
+    Timestep,
+    replace,
+)
+
+
+def draw_params(key: jax.Array, domain: DomainConfig) -> EnvParams:
+    """Draws one swarm's world from the ranges of a domain. Consumes the key once."""
+    draw = jax.random.uniform(key, (8,))
+    ranges = (
+        domain.building_density,
+        domain.building_height,
+        domain.wind_speed,
+        domain.turbulence,
+        domain.visibility,
+        domain.packet_loss,
+        domain.delay,
+        domain.sensor_noise,
+    )
+    density, height, speed, turbulence, visibility, loss, delay, noise = (
+        low + (high - low) * jnp.float32(part)
+        for (low, high), part in zip(ranges, draw, strict=True)
+    )
+    angle = 2 * jnp.pi * jax.random.uniform(jax.random.fold_in(key, 1))
+    weights = {f.name: getattr(domain.reward, f.name) for f in dataclasses.fields(domain.reward)}
+    return EnvParams(
+        building_density=density,
+        building_height=height,
+        wind=speed * jnp.stack([jnp.cos(angle), jnp.sin(angle)]),
+        turbulence=turbulence,
+        visibility=visibility,
+        packet_loss=loss,
+        delay=delay,
+        sensor_noise=noise,
+        reward=RewardWeights(**{name: jnp.float32(value) for name, value in weights.items()}),
+    )
+
+
+def reset(
+    key: jax.Array, params: EnvParams, config: EnvConfig, city: City | None = None
+) -> tuple[State, Timestep]:
+    """Starts an episode.
+
+    Args:
+      key: consumed once; it decides the city, the starts and the first look.
+      params: the swarm's world.
+      config: static sizes.
+      city: flies over this city instead of a generated one.
+
+    Returns:
+      The state, and a timestep with reward 0. What is seen from the starts is credited in the
+      first step's reward.
+    """
+    city_key, start_key, look_key, noise_key = jax.random.split(key, 4)
+    if city is None:
+        city = generate_city(city_key, params, config)
+    heights, position = dynamics.start(start_key, city.heights, city.no_fly, config)
+    city = finish_city(heights, city.no_fly, params, config)
+    coverable = coverable_cells(city.no_fly, params.visibility, config)
+    unseen = sensing.pack_unseen(coverable, config)
+    unseen, newly = sensing.look(look_key, unseen, position, params.visibility, config)
+    still = jnp.zeros(config.drones, bool)
+    hover = jnp.full(config.drones, HOVER, jnp.int32)
+    state = State(
+        city=city,
+        unseen=unseen,
+        position=position,
+        last_action=hover,
+        link=jnp.full(config.drones, RECEIVED, jnp.int32),
+        obstruction=dynamics.obstructed_actions(city, position, config),
+        time=jnp.int32(0),
+        seen=newly,
+        uncredited=newly,
+    )
+    noise = jax.random.normal(noise_key, (config.drones, 3))
+    timestep = Timestep(
+        observation=observe(state, params, noise, config),
+        reward=jnp.float32(0),
+        terminated=jnp.bool_(False),
+        truncated=jnp.bool_(False),
+        coverage=coverage(state),
+        events=Events(hover, still, still, still, still),
+    )
+    return state, timestep
+
+
+def step(
+    key: jax.Array, state: State, actions: jax.Array, params: EnvParams, config: EnvConfig
+) -> tuple[State, Timestep]:
+    """Flies one env step.
+
+    Args:
+      key: consumed once.
+      state: one swarm.
+      actions: [N] int32, commands.
+      params: the swarm's world.
+      config: static sizes.
+
+    Returns:
+      The next state and its timestep. Stepping on after the end of an episode is defined and
+      harmless; callers mask it.
+    """
+    link_key, air_key, look_key = jax.random.split(key, 3)
+    chances = jax.random.uniform(link_key, (config.drones, 2))
+    air = jax.random.normal(air_key, (config.drones, 5))
+    executed, link = dynamics.deliver(chances, actions, state.last_action, params)
+    position, code = dynamics.move(
+        state.position, executed, state.obstruction, air[:, :2], state.city, params, config
+    )
+    unseen, newly = sensing.look(look_key, state.unseen, position, params.visibility, config)
+    events = Events(
+        executed=executed,
+        conflict=dynamics.conflicts(state.position, position),
+        building_hit=code == BUILDING,
+        violation=code == NO_FLY,
+        border=code == BORDER,
+    )
+    before = jnp.where(state.time == 0, 0.0, coverage(state))
+    credited = newly + state.uncredited
+    state = replace(
+        state,
+        unseen=unseen,
+        position=position,
+        last_action=executed,
+        link=link,
+        obstruction=dynamics.obstructed_actions(state.city, position, config),
+        time=state.time + 1,
+        seen=state.seen + newly,
+        uncredited=jnp.int32(0),
+    )
+    after = coverage(state)
+    terminated = after >= config.coverage_target
+    team_reward = reward.team_reward(
+        credited, state.city.coverable, before, after, state.time, events, params.reward, config
+    )
+    timestep = Timestep(
+        observation=observe(state, params, air[:, 2:], config),
+        reward=team_reward,
+        terminated=terminated,
+        truncated=(state.time >= config.horizon) & ~terminated,
+        coverage=after,
+        events=events,
+    )
+    return state, timestep
+
+
+@dataclasses.dataclass(frozen=True)
+class UrbanGrid:
+    """`reset` and `step` with the static sizes, the domain and perhaps a literal city bound."""
+
+    config: EnvConfig = EnvConfig()
+    domain: DomainConfig = DomainConfig()
+
+    @property
+    def actions(self) -> int:
+        """Number of actions A."""
+        return len(ACTIONS)
+
+    @property
+    def features(self) -> int:
+        """Length D of an agent's observation."""
+        return agent_features(self.config)
+
+    def draw_params(self, key: jax.Array) -> EnvParams:
+        """Draws one swarm's world from the domain."""
+        return draw_params(key, self.domain)
+
+    def reset(self, key: jax.Array, params: EnvParams) -> tuple[State, Timestep]:
+        """Starts an episode of one swarm; see `jaxqmix.env.urban_grid.reset`."""
+        return reset(key, params, self.config)
+
+    def step(
+        self, key: jax.Array, state: State, actions: jax.Array, params: EnvParams
+    ) -> tuple[State, Timestep]:
+        """Flies one env step of one swarm; see `jaxqmix.env.urban_grid.step`."""
+        return step(key, state, actions, params, self.config)

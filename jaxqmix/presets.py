@@ -1,0 +1,44 @@
+"""The named missions that users start from."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxqmix.config import (
+    ConfigError,
+    EnvConfig,
+    EvaluationConfig,
+    RunConfig,
+    TrainingConfig,
+)
+
+QUICK = RunConfig(preset="quick")
+
+FULL = RunConfig(
+    preset="full",
+    env=EnvConfig(
+        drones=10,
+        city_width=5000.0,
+        city_length=5000.0,
+        cell_size=50.0,
+        horizon=400,
+        no_fly_zones=4,
+    ),
+    training=TrainingConfig(env_steps=1_000_000),
+)
+
+SCALE20 = RunConfig(
+    preset="scale20",
+    env=dataclasses.replace(FULL.env, drones=20, horizon=200),
+    training=TrainingConfig(env_steps=500_000),
+    evaluation=EvaluationConfig(every_episodes=500),
+)
+
+PRESETS = {preset.preset: preset for preset in (QUICK, FULL, SCALE20)}
+
+
+def preset(name: str) -> RunConfig:
+    """The preset called `name`; raises `ConfigError` when there is none."""
+    if name not in PRESETS:
+        raise ConfigError(f"preset = {name} is not allowed: must be one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,130 @@
+"""The records that flow between layers: frozen dataclasses registered as pytrees.
+
+Axes: B swarms, T time, N drones, A actions, H x W cells (row = y, column = x), K no-fly zones,
+D observation features, S state features. A record describes ONE swarm; `jax.vmap` adds B in
+front and `jax.lax.scan` adds T.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+import jax
+
+T = TypeVar("T", bound=type)
+
+
+def record(cls: T) -> T:
+    """Makes a frozen dataclass whose fields are all pytree leaves or subtrees."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+# Actions, in the order of the action axis A.
+NORTH, SOUTH, WEST, EAST, ASCEND, DESCEND, HOVER = range(7)
+ACTIONS = ("north", "south", "west", "east", "ascend", "descend", "hover")
+
+# What stands in the way of a move, as coded in `State.obstruction`.
+FREE, BUILDING, NO_FLY, BORDER = range(4)
+
+# What happened to a command on its way, as coded in `State.link`.
+RECEIVED, LOST, DELAYED = range(3)
+
+
+@record
+class RewardWeights:
+    """Reward weights, each a float32 scalar; see `jaxqmix.config.RewardConfig`."""
+
+    area: jax.Array
+    bonus: jax.Array
+    conflict: jax.Array
+    building_hit: jax.Array
+    violation: jax.Array
+    energy: jax.Array
+
+
+@record
+class EnvParams:
+    """What may vary between swarms without recompiling; float32 scalars."""
+
+    building_density: jax.Array  # [] multiplies the share of built cells
+    building_height: jax.Array  # [] multiplies building heights
+    wind: jax.Array  # [2] steady wind along x and y, m/s
+    turbulence: jax.Array  # [] standard deviation of drift per step, m
+    visibility: jax.Array  # [] 0 to 1
+    packet_loss: jax.Array  # [] probability
+    delay: jax.Array  # [] probability
+    sensor_noise: jax.Array  # [] standard deviation of observed positions, m
+    reward: RewardWeights
+
+
+@record
+class City:
+    """A city; constant during an episode."""
+
+    heights: jax.Array  # [H, W] uint8, building height, whole metres; 0 is open ground
+    no_fly: jax.Array  # [K, 4] float32, cylinder: x, y, radius, ceiling, m
+    coverable: jax.Array  # [] int32, number of coverable cells
+
+
+@record
+class Unseen:
+    """Coverable cells not yet seen, and their counts in coarse blocks.
+
+    Both are padded, so that no window around a drone leaves the array (see `env/sensing.py`).
+    """
+
+    words: jax.Array  # [H + padding, words] uint32, one bit per cell, least significant first
+    coarse: tuple[jax.Array, ...]  # int32 counts per block of 16, 64, ... cells a side
+
+
+@record
+class State:
+    """All of one swarm's world."""
+
+    city: City
+    unseen: Unseen
+    position: jax.Array  # [N, 3] float32, x, y, altitude, m
+    last_action: jax.Array  # [N] int32, executed in the last step
+    link: jax.Array  # [N] int32, RECEIVED, LOST or DELAYED
+    obstruction: jax.Array  # [N, A] int32, what blocks each action from here; FREE if nothing
+    time: jax.Array  # [] int32, env steps flown
+    seen: jax.Array  # [] int32, coverable cells seen so far
+    uncredited: jax.Array  # [] int32, cells seen at reset that the first reward will credit
+
+
+@record
+class Events:
+    """What happened to each drone in one step; [N] bool unless said otherwise."""
+
+    executed: jax.Array  # [N] int32, the action that arrived
+    conflict: jax.Array  # too close to another drone at the end or middle of the move
+    building_hit: jax.Array  # the move was blocked by a building
+    violation: jax.Array  # the move was blocked by a no-fly zone
+    border: jax.Array  # the move was blocked by the border or an altitude limit
+
+
+@record
+class Observation:
+    """What the agents and the mixer see."""
+
+    agents: jax.Array  # [N, D] float32
+    available: jax.Array  # [N, A] bool, actions that nothing obstructs
+    state: jax.Array  # [S] float32, for the mixer only
+
+
+@record
+class Timestep:
+    """The outcome of a reset or a step."""
+
+    observation: Observation
+    reward: jax.Array  # [] float32, team reward of the step
+    terminated: jax.Array  # [] bool, the mission is complete
+    truncated: jax.Array  # [] bool, the time limit is reached and the mission is not complete
+    coverage: jax.Array  # [] float32, 0 to 1
+    events: Events
+
+
+def replace(tree: Any, **changes: Any) -> Any:
+    """A copy of a record with some fields changed."""
+    return dataclasses.replace(tree, **changes)
