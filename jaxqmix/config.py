@@ -74,7 +74,7 @@ class EnvConfig:
     """`footprint` sees every cell whose centre lies inside the footprint; `probabilistic` sees it
     with probability visibility x (1 - distance / radius) at each look."""
     coverage_target: float = 0.95
-    """Coverage that completes the mission and terminates the episode; above 1 it never ends early."""
+    """Coverage that completes the mission and terminates the episode."""
     min_altitude: float = 20.0
     """Lowest flying altitude, metres."""
     max_altitude: float = 120.0

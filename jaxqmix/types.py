@@ -8,7 +8,7 @@ front and `jax.lax.scan` adds T.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 
@@ -123,6 +123,43 @@ class Timestep:
     truncated: jax.Array  # [] bool, the time limit is reached and the mission is not complete
     coverage: jax.Array  # [] float32, 0 to 1
     events: Events
+
+
+class Policy(Protocol):
+    """Chooses actions for ONE swarm; learned policies and scripted planners look the same."""
+
+    def initial_memory(self) -> Any:
+        """What the policy carries from step to step at the start of an episode; () for nothing."""
+        ...
+
+    def __call__(
+        self, key: jax.Array, state: State, timestep: Timestep, memory: Any
+    ) -> tuple[jax.Array, Any]:
+        """Actions [N] int32, all available, and the new memory."""
+        ...
+
+
+@record
+class Episode:
+    """One flown episode, recorded; the last axis names of `Timestep` with time in front.
+
+    Entries after `length` steps are padding: positions repeat the last, the rest is zero.
+    """
+
+    heights: jax.Array  # [H, W] uint8, m
+    no_fly: jax.Array  # [K, 4] float32: x, y, radius, ceiling, m
+    coverable: jax.Array  # [H, W] bool
+    seen_at: jax.Array  # [H, W] int32, env step after which a cell is seen; 0 at reset, -1 never
+    positions: jax.Array  # [T + 1, N, 3] float32, m
+    radii: jax.Array  # [T + 1, N] float32, footprint radius, m
+    actions: jax.Array  # [T, N] int32, commands
+    link: jax.Array  # [T, N] int32, RECEIVED, LOST or DELAYED
+    events: Events  # [T, N] each
+    reward: jax.Array  # [T] float32
+    coverage: jax.Array  # [T + 1] float32, at reset and after every step
+    length: jax.Array  # [] int32, steps flown
+    wind: jax.Array  # [2] float32, m/s
+    visibility: jax.Array  # [] float32
 
 
 def replace(tree: Any, **changes: Any) -> Any:

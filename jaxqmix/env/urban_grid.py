@@ -170,10 +170,10 @@ def step(
 
 @dataclasses.dataclass(frozen=True)
 class UrbanGrid:
-    """`reset` and `step` with the static sizes, the domain and perhaps a literal city bound."""
+    """`reset` and `step` with the static sizes and the domain bound."""
 
-    config: EnvConfig = EnvConfig()
-    domain: DomainConfig = DomainConfig()
+    config: EnvConfig = dataclasses.field(default_factory=EnvConfig)
+    domain: DomainConfig = dataclasses.field(default_factory=DomainConfig)
 
     @property
     def actions(self) -> int:
