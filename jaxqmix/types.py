@@ -140,6 +140,24 @@ class Policy(Protocol):
 
 
 @record
+class Sequences:
+    """What a rollout hands to the learner: T steps of S sequences.
+
+    An episode ends at most once in a sequence; the steps after its end are not `valid`.
+    Observations have one entry more than steps, so every step has its next observation, also
+    the last one before a time limit.
+    """
+
+    observation: Observation  # [T + 1, S, ...]
+    actions: jax.Array  # [T, S, N] int32, commands
+    reward: jax.Array  # [T, S] float32
+    terminated: jax.Array  # [T, S] bool
+    truncated: jax.Array  # [T, S] bool
+    valid: jax.Array  # [T, S] bool
+    memory: jax.Array  # [S, N, M] float32, the agents' memory before the first observation
+
+
+@record
 class Episode:
     """One flown episode, recorded; the last axis names of `Timestep` with time in front.
 

@@ -1,0 +1,78 @@
+"""Greedy evaluation on held-out cities, and the success criteria."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxqmix.compilation import jit
+from jaxqmix.config import EvaluationConfig
+from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.rollout import fly_episodes
+from jaxqmix.training import EVALUATION
+from jaxqmix.types import Episode, Policy
+
+METRICS = (
+    "collision_rate",
+    "collided_drones",
+    "violation_rate",
+    "coverage",
+    "return",
+    "t90",
+    "mission_success",
+)
+RESAMPLES = 2000
+"""Bootstrap resamples behind a confidence interval."""
+
+
+def evaluator(
+    env: UrbanGrid, make_policy: Callable[[Any], Policy], episodes: int, keep: bool = False
+) -> Callable[[Any, int], tuple[dict[str, np.ndarray], Episode | None]]:
+    """A compiled evaluation.
+
+    Args:
+      env: the world.
+      make_policy: from an argument (parameters, say) to the policy.
+      episodes: E.
+      keep: also record the episodes.
+
+    Returns:
+      `evaluate(argument, seed)`: metrics per episode [E], and recorded episodes or None. The same
+      seed flies the same cities for every policy.
+    """
+
+    @jit
+    def fly(argument: Any, seed: jax.Array) -> tuple[dict[str, jax.Array], Episode | None]:
+        key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
+        return fly_episodes(key, env, make_policy(argument), episodes, keep)
+
+    def evaluate(argument: Any, seed: int) -> tuple[dict[str, np.ndarray], Episode | None]:
+        return jax.device_get(fly(argument, np.uint32(seed)))
+
+    return evaluate
+
+
+def summarise(metrics: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Means over episodes, and `METRIC_ci95: [low, high]` by bootstrap over episodes."""
+    generator = np.random.default_rng(0)
+    count = len(next(iter(metrics.values())))
+    resamples = generator.integers(0, count, (RESAMPLES, count))
+    summary: dict[str, Any] = {}
+    for name in METRICS:
+        values = np.asarray(metrics[name], np.float64)
+        low, high = np.quantile(values[resamples].mean(axis=1), [0.025, 0.975])
+        summary[name] = float(values.mean())
+        summary[f"{name}_ci95"] = [float(low), float(high)]
+    return summary
+
+
+def success(summary: dict[str, Any], config: EvaluationConfig) -> dict[str, bool]:
+    """Which success criteria are met; one boolean each (design section 2)."""
+    return {
+        "collision_rate": summary["collision_rate"] < config.max_collision_rate,
+        "return": summary["return"] > config.min_return,
+        "coverage": summary["coverage"] >= config.min_coverage,
+    }

@@ -1,0 +1,116 @@
+"""The agent: one network, shared by all drones, from observations to action values.
+
+Flax NNX is used functionally: a module is split once into a static graph definition and a plain
+dict of arrays, and every function below the networks sees arrays only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxqmix.config import LearnerConfig
+
+Parameters = dict[str, Any]
+AgentApply = Callable[[Parameters, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+class Agent(nnx.Module):
+    """LayerNorm MLP with a dueling head, with a GRU before the head in the recurrent variant.
+
+    Dueling head: Wang et al. 2016, "Dueling Network Architectures". Shared parameters: Rashid et
+    al. 2018, section 4.
+    """
+
+    def __init__(self, config: LearnerConfig, features: int, actions: int, rngs: nnx.Rngs):
+        self.layers = config.layers
+        width = features
+        for index in range(config.layers):
+            setattr(self, f"dense_{index}", nnx.Linear(width, config.hidden, rngs=rngs))
+            setattr(self, f"norm_{index}", nnx.LayerNorm(config.hidden, rngs=rngs))
+            width = config.hidden
+        if config.network == "gru":
+            self.recurrent = nnx.GRUCell(width, width, rngs=rngs)
+        else:
+            self.recurrent = None
+        self.value = nnx.Linear(width, 1, rngs=rngs)
+        self.advantage = nnx.Linear(width, actions, rngs=rngs)
+
+    def __call__(self, observation: jax.Array, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Action values over time.
+
+        Args:
+          observation: [T, ..., D].
+          memory: [..., M], before the first observation; M = 0 without a recurrent layer.
+
+        Returns:
+          Action values [T, ..., A] and the memory after the last observation.
+        """
+        hidden = observation
+        for index in range(self.layers):
+            dense, norm = getattr(self, f"dense_{index}"), getattr(self, f"norm_{index}")
+            hidden = nnx.relu(norm(dense(hidden)))
+        if self.recurrent is not None:
+            # `GRUCell` returns (memory, output), the order that scan wants.
+            memory, hidden = jax.lax.scan(self.recurrent, memory, hidden)
+        advantage = self.advantage(hidden)
+        values = self.value(hidden) + advantage - advantage.mean(axis=-1, keepdims=True)
+        return values, memory
+
+
+def memory_size(config: LearnerConfig) -> int:
+    """Numbers M that an agent carries from step to step."""
+    return config.hidden if config.network == "gru" else 0
+
+
+def make_agent(
+    config: LearnerConfig, features: int, actions: int
+) -> tuple[Callable[[jax.Array], Parameters], AgentApply]:
+    """Binds the static sizes.
+
+    Returns:
+      `initialise(key) -> parameters`, and `apply(parameters, observation, memory)` as
+      `Agent.__call__`.
+    """
+
+    def build(key: jax.Array) -> Agent:
+        return Agent(config, features, actions, nnx.Rngs(key))
+
+    graph, _ = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
+
+    def initialise(key: jax.Array) -> Parameters:
+        return nnx.to_pure_dict(nnx.state(build(key), nnx.Param))
+
+    def apply(
+        parameters: Parameters, observation: jax.Array, memory: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        return nnx.merge(graph, parameters)(observation, memory)
+
+    return initialise, apply
+
+
+def greedy_actions(values: jax.Array, available: jax.Array) -> jax.Array:
+    """The best available action of each drone, int32 [...], from values and a mask [..., A]."""
+    return jnp.argmax(jnp.where(available, values, -jnp.inf), axis=-1).astype(jnp.int32)
+
+
+def explore(
+    key: jax.Array, values: jax.Array, available: jax.Array, epsilon: jax.Array
+) -> jax.Array:
+    """Epsilon-greedy actions [N]: each drone, with probability epsilon, a uniform available one.
+
+    Args:
+      key: consumed once.
+      values: [N, A].
+      available: [N, A].
+      epsilon: [].
+    """
+    which_key, choice_key = jax.random.split(key)
+    scores = jax.random.uniform(choice_key, values.shape)
+    anything = greedy_actions(scores, available)
+    random = jax.random.uniform(which_key, values.shape[:-1]) < epsilon
+    return jnp.where(random, anything, greedy_actions(values, available))

@@ -1,0 +1,78 @@
+"""Uniform replay on the device: a ring of sequences, each observation stored once.
+
+Floats of observations are kept as float16: they are shares and scaled lengths of order one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxqmix.types import Sequences, record
+
+STORED = jnp.float16
+
+
+@record
+class Replay:
+    """A ring of C sequences."""
+
+    data: Sequences  # sequence axis in front: [C, T, ...]
+    position: jax.Array  # [] int32, where the next sequence goes
+    size: jax.Array  # [] int32, sequences stored
+
+
+def empty(example: Sequences, capacity: int) -> Replay:
+    """An empty ring for sequences like `example` ([T, S, ...], or its shapes)."""
+
+    def room(value: Any, axis: int) -> jax.Array:
+        shape = (capacity, *value.shape[:axis], *value.shape[axis + 1 :])
+        dtype = STORED if value.dtype == jnp.float32 and len(value.shape) > 2 else value.dtype
+        return jnp.zeros(shape, dtype)
+
+    return Replay(_over_fields(room, example), jnp.int32(0), jnp.int32(0))
+
+
+def _over_fields(function, sequences: Sequences) -> Sequences:
+    """Applies `function(array, sequence_axis)`; `memory` has no time axis."""
+    parts = {}
+    for name, value in vars(sequences).items():
+        axis = 0 if name == "memory" else 1
+        parts[name] = jax.tree.map(lambda leaf, axis=axis: function(leaf, axis), value)
+    return Sequences(**parts)
+
+
+def add(replay: Replay, sequences: Sequences) -> Replay:
+    """Stores S sequences [T, S, ...], over the oldest ones when full."""
+    incoming = _over_fields(lambda value, axis: jnp.moveaxis(value, axis, 0), sequences)
+    count = sequences.memory.shape[0]
+    capacity = replay.data.memory.shape[0]
+    places = (replay.position + jnp.arange(count)) % capacity
+
+    def store(ring: jax.Array, value: jax.Array) -> jax.Array:
+        return ring.at[places].set(value.astype(ring.dtype), unique_indices=True)
+
+    return Replay(
+        data=jax.tree.map(store, replay.data, incoming),
+        position=(replay.position + count) % capacity,
+        size=jnp.minimum(replay.size + count, capacity),
+    )
+
+
+def sample(key: jax.Array, replay: Replay, count: int) -> Sequences:
+    """Draws `count` sequences uniformly, with replacement, as [T, count, ...] float32."""
+    chosen = jax.random.randint(key, (count,), 0, jnp.maximum(replay.size, 1))
+
+    def take(ring: jax.Array, axis: int) -> jax.Array:
+        value = jnp.moveaxis(ring[chosen], 0, axis)
+        return value.astype(jnp.float32) if value.dtype == STORED else value
+
+    return _over_fields(take, replay.data)
+
+
+def stored_bytes(example: Sequences, capacity: int) -> int:
+    """Bytes that `empty(example, capacity)` will allocate."""
+    ring = jax.eval_shape(lambda: empty(example, capacity))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(ring))

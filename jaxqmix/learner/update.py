@@ -1,0 +1,195 @@
+"""The update: targets, loss, gradient steps, target network and averaged weights.
+
+Free functions first; `make_learner` binds the static sizes last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxqmix.config import LearnerConfig
+from jaxqmix.learner.mixers import MixerApply, make_mixer
+from jaxqmix.learner.networks import AgentApply, Parameters, make_agent, memory_size
+from jaxqmix.learner.targets import chosen_values, double_q_values, lambda_returns, masked_max
+from jaxqmix.types import Sequences, record
+
+
+@record
+class LearnerState:
+    """Everything that learning changes."""
+
+    parameters: Parameters  # {"agent": ..., "mixer": ...}, trained
+    target: Parameters  # of the target network
+    average: Parameters  # exponentially averaged, for evaluation
+    optimiser: Any
+    calls: jax.Array  # [] int32, learner calls so far
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """The learner's functions with static sizes bound."""
+
+    config: LearnerConfig
+    agent: AgentApply
+    mixer: MixerApply
+    memory: int
+    initialise: Callable[[jax.Array], LearnerState]
+    update: Callable[
+        [jax.Array, LearnerState, Sequences], tuple[LearnerState, dict[str, jax.Array]]
+    ]
+
+
+def team_values(
+    parameters: Parameters, values: jax.Array, state: jax.Array, mixer: MixerApply
+) -> jax.Array:
+    """Mixes drones' values [..., N] with the state [..., S] into [..., M]."""
+    return mixer(parameters["mixer"], values, state)
+
+
+def compute_targets(
+    learner: LearnerState,
+    batch: Sequences,
+    agent: AgentApply,
+    mixer: MixerApply,
+    config: LearnerConfig,
+) -> jax.Array:
+    """Lambda-return targets [T, S, M] of a batch of sequences."""
+    observation = batch.observation
+    values, _ = agent(learner.target["agent"], observation.agents, batch.memory)
+    # With a target network that is always a copy, both networks choose the same action.
+    if config.double_q and config.target_update < 1:
+        online, _ = agent(learner.parameters["agent"], observation.agents, batch.memory)
+        best = double_q_values(online, values, observation.available)
+    else:
+        best = masked_max(values, observation.available)
+    next_value = team_values(learner.target, best[1:], observation.state[1:], mixer)
+    return lambda_returns(
+        batch.reward, batch.terminated, batch.truncated, next_value, config.gamma, config.trace
+    )
+
+
+def td_loss(
+    parameters: Parameters,
+    batch: Sequences,
+    targets: jax.Array,
+    agent: AgentApply,
+    mixer: MixerApply,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Half the mean squared TD error over valid steps (Rashid et al. 2018, equation 6).
+
+    Args:
+      parameters: of agent and mixer.
+      batch: [T, S, ...].
+      targets: [T, S, M].
+      agent: apply function.
+      mixer: apply function.
+
+    Returns:
+      The loss, and metrics.
+    """
+    observation = batch.observation
+    values, _ = agent(parameters["agent"], observation.agents[:-1], batch.memory)
+    chosen = chosen_values(values, batch.actions)
+    team = team_values(parameters, chosen, observation.state[:-1], mixer)
+    weight = jnp.broadcast_to(batch.valid[..., None], team.shape).astype(jnp.float32)
+    total = jnp.maximum(weight.sum(), 1.0)
+    loss = 0.5 * jnp.sum(weight * (team - targets) ** 2) / total
+    return loss, {"loss": loss, "mean_q": jnp.sum(weight * team) / total}
+
+
+def make_optimiser(config: LearnerConfig, steps: int) -> optax.GradientTransformation:
+    """Clipped RAdam; the learning rate holds, then falls linearly over `steps` in all."""
+    hold = int(config.learning_rate_hold * steps)
+    rate = optax.join_schedules(
+        [
+            optax.constant_schedule(config.learning_rate),
+            optax.linear_schedule(
+                config.learning_rate,
+                config.learning_rate * config.learning_rate_end,
+                max(steps - hold, 1),
+            ),
+        ],
+        [hold],
+    )
+    return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.radam(rate))
+
+
+def blend(old: Parameters, new: Parameters, share: float) -> Parameters:
+    """(1 - share) old + share new, leaf by leaf."""
+    return jax.tree.map(lambda a, b: a + share * (b - a), old, new)
+
+
+def take_sequences(batch: Sequences, chosen: jax.Array) -> Sequences:
+    """The chosen sequences of a batch [T, S, ...]."""
+    parts = {}
+    for name, value in vars(batch).items():
+        axis = 0 if name == "memory" else 1
+        parts[name] = jax.tree.map(lambda leaf, axis=axis: jnp.take(leaf, chosen, axis), value)
+    return Sequences(**parts)
+
+
+def make_learner(
+    config: LearnerConfig, features: int, actions: int, drones: int, state: int, calls: int
+) -> Learner:
+    """Binds the static sizes.
+
+    Args:
+      config: of the learner.
+      features: D.
+      actions: A.
+      drones: N.
+      state: S of the mixer's state.
+      calls: learner calls in the run, for the learning rate.
+    """
+    initialise_agent, agent = make_agent(config, features, actions)
+    initialise_mixer, mixer = make_mixer(config, drones, state)
+    optimiser = make_optimiser(config, calls * config.epochs * config.minibatches)
+    gradient = jax.grad(td_loss, has_aux=True)
+
+    def initialise(key: jax.Array) -> LearnerState:
+        agent_key, mixer_key = jax.random.split(key)
+        parameters = {"agent": initialise_agent(agent_key), "mixer": initialise_mixer(mixer_key)}
+        # Copies: the training state is donated, and a buffer can be donated only once.
+        target, average = (jax.tree.map(jnp.copy, parameters) for _ in range(2))
+        return LearnerState(parameters, target, average, optimiser.init(parameters), jnp.int32(0))
+
+    def update(
+        key: jax.Array, learner: LearnerState, batch: Sequences
+    ) -> tuple[LearnerState, dict[str, jax.Array]]:
+        """`epochs` passes over a batch of sequences, in `minibatches` steps each."""
+        targets = compute_targets(learner, batch, agent, mixer, config)
+
+        def minibatch(carry: tuple, chosen: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
+            parameters, state = carry
+            part = take_sequences(batch, chosen)
+            grads, metrics = gradient(
+                parameters, part, jnp.take(targets, chosen, axis=1), agent, mixer
+            )
+            metrics["gradient_norm"] = optax.global_norm(grads)
+            changes, state = optimiser.update(grads, state, parameters)
+            return (optax.apply_updates(parameters, changes), state), metrics
+
+        sequences = batch.memory.shape[0]
+        orders = jax.vmap(lambda key: jax.random.permutation(key, sequences))(
+            jax.random.split(key, config.epochs)
+        )
+        orders = orders.reshape(config.epochs * config.minibatches, -1)
+        (parameters, state), metrics = jax.lax.scan(
+            minibatch, (learner.parameters, learner.optimiser), orders
+        )
+        learner = LearnerState(
+            parameters=parameters,
+            target=blend(learner.target, parameters, config.target_update),
+            average=blend(learner.average, parameters, 1 - config.average_decay),
+            optimiser=state,
+            calls=learner.calls + 1,
+        )
+        return learner, jax.tree.map(jnp.mean, metrics)
+
+    return Learner(config, agent, mixer, memory_size(config), initialise, update)

@@ -1,0 +1,311 @@
+"""Many swarms flown side by side: `jax.vmap` over swarms, `jax.lax.scan` over time.
+
+The policy is an argument. Episodes end inside a rollout, but new ones begin only between
+rollouts (`refresh`), so that no reset is ever computed inside a step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxqmix.city import coverable_cells, footprint_radius
+from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig
+from jaxqmix.env.sensing import unpack_unseen
+from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.types import (
+    EnvParams,
+    Episode,
+    Policy,
+    Sequences,
+    State,
+    Timestep,
+    record,
+    replace,
+)
+
+MISSION_SUCCESS = 0.95
+"""Coverage that makes a mission a success."""
+
+
+@record
+class Tally:
+    """One swarm's episode so far."""
+
+    length: jax.Array  # [] int32, steps flown
+    total_reward: jax.Array  # [] float32
+    collisions: jax.Array  # [] int32, drone steps in conflict or against a building
+    collided: jax.Array  # [N] bool, drones with at least one such step
+    violations: jax.Array  # [] int32, drone steps against a no-fly zone
+    coverage: jax.Array  # [] float32
+    t90: jax.Array  # [] int32, steps until 90 % coverage; the horizon until then
+
+
+@record
+class Swarms:
+    """Swarms side by side; every leaf has the axis B in front."""
+
+    state: State
+    params: EnvParams
+    timestep: Timestep
+    memory: Any  # the policy's
+    done: jax.Array  # [B] bool, the episode is over and the swarm waits
+    tally: Tally
+
+
+def begin(key: jax.Array, env: UrbanGrid, policy: Policy, count: int) -> Swarms:
+    """Draws worlds and starts `count` episodes. Consumes the key once."""
+
+    def one(key: jax.Array) -> Swarms:
+        params_key, reset_key = jax.random.split(key)
+        params = env.draw_params(params_key)
+        state, timestep = env.reset(reset_key, params)
+        tally = start_tally(timestep, env.config)
+        return Swarms(state, params, timestep, policy.initial_memory(), jnp.bool_(False), tally)
+
+    return jax.vmap(one)(jax.random.split(key, count))
+
+
+def start_tally(timestep: Timestep, config: EnvConfig) -> Tally:
+    """The tally of an episode after its reset."""
+    reached = timestep.coverage >= COVERAGE_SUCCESS
+    return Tally(
+        length=jnp.int32(0),
+        total_reward=jnp.float32(0),
+        collisions=jnp.int32(0),
+        collided=jnp.zeros(config.drones, bool),
+        violations=jnp.int32(0),
+        coverage=timestep.coverage,
+        t90=jnp.where(reached, 0, config.horizon),
+    )
+
+
+def count_step(tally: Tally, timestep: Timestep, config: EnvConfig) -> Tally:
+    """Adds one step of one swarm."""
+    events = timestep.events
+    collision = events.conflict | events.building_hit
+    length = tally.length + 1
+    first = (timestep.coverage >= COVERAGE_SUCCESS) & (tally.t90 >= config.horizon)
+    return Tally(
+        length=length,
+        total_reward=tally.total_reward + timestep.reward,
+        collisions=tally.collisions + jnp.sum(collision, dtype=jnp.int32),
+        collided=tally.collided | collision,
+        violations=tally.violations + jnp.sum(events.violation, dtype=jnp.int32),
+        coverage=timestep.coverage,
+        t90=jnp.where(first, length, tally.t90),
+    )
+
+
+def episode_metrics(tally: Tally, config: EnvConfig) -> dict[str, jax.Array]:
+    """The metrics of design section 2 for one episode, each a float32 scalar."""
+    drone_steps = jnp.maximum(tally.length * config.drones, 1)
+    return {
+        "collision_rate": tally.collisions / drone_steps,
+        "collided_drones": jnp.mean(tally.collided, dtype=jnp.float32),
+        "violation_rate": tally.violations / drone_steps,
+        "coverage": tally.coverage,
+        "return": tally.total_reward,
+        "t90": tally.t90.astype(jnp.float32),
+        "mission_success": (tally.coverage >= MISSION_SUCCESS).astype(jnp.float32),
+    }
+
+
+def fly_step(
+    key: jax.Array, swarms: Swarms, policy: Policy, env: UrbanGrid
+) -> tuple[Swarms, jax.Array]:
+    """One env step of every swarm that is not done; the others stay as they are.
+
+    Returns:
+      The swarms, and the commands [B, N].
+    """
+
+    def one(key: jax.Array, swarm: Swarms) -> tuple[Swarms, jax.Array]:
+        policy_key, step_key = jax.random.split(key)
+        actions, memory = policy(policy_key, swarm.state, swarm.timestep, swarm.memory)
+        state, timestep = env.step(step_key, swarm.state, actions, swarm.params)
+        tally = count_step(swarm.tally, timestep, env.config)
+        tally = jax.tree.map(lambda old, new: jnp.where(swarm.done, old, new), swarm.tally, tally)
+        done = swarm.done | timestep.terminated | timestep.truncated
+        return Swarms(state, swarm.params, timestep, memory, done, tally), actions
+
+    keys = jax.random.split(key, swarms.done.shape[0])
+    return jax.vmap(one)(keys, swarms)
+
+
+def rollout(
+    key: jax.Array, swarms: Swarms, policy: Policy, env: UrbanGrid, steps: int
+) -> tuple[Swarms, Sequences, dict[str, jax.Array]]:
+    """Flies every swarm for `steps` env steps.
+
+    Args:
+      key: consumed once.
+      swarms: B swarms.
+      policy: chooses the actions.
+      env: the world.
+      steps: T.
+
+    Returns:
+      The swarms, the sequences for the learner (S = B), and sums over the episodes that ended:
+      each metric of `episode_metrics`, `episodes` and `length`.
+    """
+    # The city does not change: kept out of the carry, the compiler need not copy it.
+    city = swarms.state.city
+    memory = swarms.memory
+
+    def body(swarms: Swarms, key: jax.Array) -> tuple[Swarms, tuple]:
+        swarms = replace(swarms, state=replace(swarms.state, city=city))
+        after, actions = fly_step(key, swarms, policy, env)
+        output = (swarms.timestep.observation, actions, after.timestep, ~swarms.done)
+        return replace(after, state=replace(after.state, city=None)), output
+
+    first = replace(swarms, state=replace(swarms.state, city=None))
+    last, (observation, actions, timestep, valid) = jax.lax.scan(
+        body, first, jax.random.split(key, steps)
+    )
+    final = last.timestep.observation
+    sequences = Sequences(
+        observation=jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), observation, final),
+        actions=actions,
+        reward=timestep.reward,
+        terminated=timestep.terminated,
+        truncated=timestep.truncated,
+        valid=valid,
+        memory=memory,
+    )
+    ended = last.done & valid[0]
+    metrics = jax.vmap(episode_metrics, (0, None))(last.tally, env.config)
+    metrics |= {"episodes": jnp.ones_like(ended, jnp.float32), "length": last.tally.length}
+    sums = {name: jnp.sum(jnp.where(ended, value, 0.0)) for name, value in metrics.items()}
+    return replace(last, state=replace(last.state, city=city)), sequences, sums
+
+
+def refreshed(config: EnvConfig, swarms: int, steps: int) -> int:
+    """How many swarms can begin anew between two rollouts.
+
+    Half as many again as time limits alone would need, for episodes that end earlier.
+    """
+    return min(swarms, math.ceil(1.5 * swarms * steps / config.horizon))
+
+
+def refresh(key: jax.Array, swarms: Swarms, env: UrbanGrid, policy: Policy, count: int) -> Swarms:
+    """Starts new episodes for up to `count` swarms that are done; the rest wait for the next call.
+
+    Bounded work: exactly `count` episodes are drawn, and those not needed are dropped.
+    """
+    waiting = swarms.done.astype(jnp.int32)
+    _, chosen = jax.lax.top_k(waiting, count)
+    fresh = begin(key, env, policy, count)
+    needed = swarms.done[chosen]
+
+    def place(old: jax.Array, new: jax.Array) -> jax.Array:
+        keep = needed.reshape(-1, *[1] * (new.ndim - 1))
+        return old.at[chosen].set(jnp.where(keep, new, old[chosen]), unique_indices=True)
+
+    return jax.tree.map(place, swarms, fresh)
+
+
+def fly_episodes(
+    key: jax.Array, env: UrbanGrid, policy: Policy, episodes: int, keep: bool = False
+) -> tuple[dict[str, jax.Array], Episode | None]:
+    """Flies whole episodes from reset to end.
+
+    Args:
+      key: decides the cities, the starts and everything random in flight; the cities and starts
+        do not depend on the policy.
+      env: the world.
+      policy: chooses the actions.
+      episodes: E.
+      keep: also record the episodes.
+
+    Returns:
+      The metrics of every episode [E], and the recorded `Episode`s with E in front, or None.
+    """
+    begin_key, fly_key = jax.random.split(key)
+    swarms = begin(begin_key, env, policy, episodes)
+    city, params = swarms.state.city, swarms.params
+    config = env.config
+    coverable = jax.vmap(coverable_cells, (0, 0, None))(city.no_fly, params.visibility, config)
+    unseen = unpack_unseen(swarms.state.unseen, config)
+    seen_at = jnp.where(coverable & ~unseen, 0, -1) if keep else None
+
+    def body(carry: tuple, key: jax.Array) -> tuple[tuple, tuple]:
+        swarms, seen_at = carry
+        swarms = replace(swarms, state=replace(swarms.state, city=city))
+        before = swarms
+        swarms, actions = fly_step(key, swarms, policy, env)
+        swarms = _hold(before, swarms)
+        output = None
+        if keep:
+            seen = coverable & ~unpack_unseen(swarms.state.unseen, config) & (seen_at < 0)
+            seen &= ~before.done[:, None, None]
+            seen_at = jnp.where(seen, swarms.state.time[:, None, None], seen_at)
+            output = _output(before.done, swarms, actions)
+        return (replace(swarms, state=replace(swarms.state, city=None)), seen_at), output
+
+    start = replace(swarms, state=replace(swarms.state, city=None))
+    keys = jax.random.split(fly_key, config.horizon)
+    (last, seen_at), outputs = jax.lax.scan(body, (start, seen_at), keys)
+    metrics = jax.vmap(episode_metrics, (0, None))(last.tally, config)
+    if not keep:
+        return metrics, None
+    return metrics, _episodes(swarms, coverable, seen_at, last.tally.length, outputs)
+
+
+def _hold(before: Swarms, after: Swarms) -> Swarms:
+    """Swarms whose episode was over before the step stay where they were."""
+
+    def choose(old: jax.Array, new: jax.Array) -> jax.Array:
+        return jnp.where(before.done.reshape(-1, *[1] * (new.ndim - 1)), old, new)
+
+    small = (before.state.position, before.state.time, before.timestep.coverage)
+    new = (after.state.position, after.state.time, after.timestep.coverage)
+    position, time, coverage = jax.tree.map(choose, small, new)
+    return replace(
+        after,
+        state=replace(after.state, position=position, time=time),
+        timestep=replace(after.timestep, coverage=coverage),
+    )
+
+
+def _output(done: jax.Array, swarms: Swarms, actions: jax.Array) -> tuple:
+    """What a recorded step adds to the `Episode`s; zeros for swarms that were done."""
+    radius = footprint_radius(swarms.state.position[..., 2], swarms.params.visibility[:, None])
+    flown = (actions, swarms.state.link, swarms.timestep.events, swarms.timestep.reward)
+    flown = jax.tree.map(
+        lambda value: jnp.where(done.reshape(-1, *[1] * (value.ndim - 1)), 0, value).astype(
+            value.dtype
+        ),
+        flown,
+    )
+    return swarms.state.position, radius, swarms.timestep.coverage, *flown
+
+
+def _episodes(
+    first: Swarms, coverable: jax.Array, seen_at: jax.Array, length: jax.Array, outputs: tuple
+) -> Episode:
+    """Recorded episodes from the scan's outputs (time in front)."""
+    position, radius, coverage, actions, link, events, reward = jax.tree.map(
+        lambda value: jnp.swapaxes(value, 0, 1), outputs
+    )
+    state, visibility = first.state, first.params.visibility
+    radius_0 = footprint_radius(state.position[..., 2], visibility[:, None])
+    return Episode(
+        heights=state.city.heights,
+        no_fly=state.city.no_fly,
+        coverable=coverable,
+        seen_at=seen_at,
+        positions=jnp.concatenate([state.position[:, None], position], axis=1),
+        radii=jnp.concatenate([radius_0[:, None], radius], axis=1),
+        actions=actions,
+        link=link,
+        events=events,
+        reward=reward,
+        coverage=jnp.concatenate([first.timestep.coverage[:, None], coverage], axis=1),
+        length=length,
+        wind=first.params.wind,
+        visibility=visibility,
+    )
