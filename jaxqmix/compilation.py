@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,3 +31,23 @@ def jit(function: Callable, **options: Any) -> Callable:
     if jax.default_backend() == "cpu":
         options["compiler_options"] = _CPU_OPTIONS
     return jax.jit(function, **options)
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for compiled programs, by the platform's custom."""
+    if "JAXQMIX_CACHE" in os.environ:
+        return Path(os.environ["JAXQMIX_CACHE"])
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "jaxqmix"
+
+
+def enable_cache() -> None:
+    """Keeps compiled programs between runs, unless the user chose a cache for JAX already."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

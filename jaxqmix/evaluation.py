@@ -12,7 +12,6 @@ from jaxqmix.compilation import jit
 from jaxqmix.config import EvaluationConfig
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.rollout import fly_episodes
-from jaxqmix.training import EVALUATION
 from jaxqmix.types import Episode, Policy
 
 METRICS = (
@@ -24,12 +23,19 @@ METRICS = (
     "t90",
     "mission_success",
 )
+EVALUATION, SELECTION = 2, 3
+"""Streams of random numbers (training's is 1): the final evaluation flies other cities than the
+periodic ones that choose the best checkpoint, so that the choice does not flatter it."""
 RESAMPLES = 2000
 """Bootstrap resamples behind a confidence interval."""
 
 
 def evaluator(
-    env: UrbanGrid, make_policy: Callable[[Any], Policy], episodes: int, keep: bool = False
+    env: UrbanGrid,
+    make_policy: Callable[[Any], Policy],
+    episodes: int,
+    keep: bool = False,
+    stream: int = EVALUATION,
 ) -> Callable[[Any, int], tuple[dict[str, np.ndarray], Episode | None]]:
     """A compiled evaluation.
 
@@ -38,6 +44,7 @@ def evaluator(
       make_policy: from an argument (parameters, say) to the policy.
       episodes: E.
       keep: also record the episodes.
+      stream: which cities.
 
     Returns:
       `evaluate(argument, seed)`: metrics per episode [E], and recorded episodes or None. The same
@@ -46,7 +53,7 @@ def evaluator(
 
     @jit
     def fly(argument: Any, seed: jax.Array) -> tuple[dict[str, jax.Array], Episode | None]:
-        key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
+        key = jax.random.fold_in(jax.random.key(seed), stream)
         return fly_episodes(key, env, make_policy(argument), episodes, keep)
 
     def evaluate(argument: Any, seed: int) -> tuple[dict[str, np.ndarray], Episode | None]:

@@ -22,8 +22,8 @@ from jaxqmix.learner.update import Learner, LearnerState, make_learner
 from jaxqmix.rollout import Swarms, begin, refresh, refreshed, rollout
 from jaxqmix.types import Sequences, State, Timestep, record, replace
 
-TRAINING, EVALUATION = 1, 2
-"""Streams of random numbers: evaluation never sees a city of training."""
+TRAINING = 1
+"""Stream of random numbers of training; evaluation has its own, so its cities are unseen."""
 
 
 @record

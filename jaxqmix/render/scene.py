@@ -23,6 +23,9 @@ CONFLICT, BUILDING_HIT, VIOLATION, NO_FLY = "#C2003A", "#6F3FA0", "#E07B00", "#B
 TALLEST = 250.0
 """Height in metres that is drawn darkest."""
 
+CALM = 0.05
+"""Wind below this many m/s is not drawn."""
+
 
 def rgb(colour: str) -> np.ndarray:
     """A colour like #0072B2 as float32 [3], 0 to 255."""
@@ -111,7 +114,7 @@ def figures(episode: Episode) -> Figures:
 def wind_words(wind: np.ndarray) -> str:
     """Speed of a wind [2] (m/s along x and y) and where it blows to."""
     speed = float(np.hypot(*wind))
-    if speed < 0.05:
+    if speed < CALM:
         return "no wind"
     names = ("E", "SE", "S", "SW", "W", "NW", "N", "NE")
     octant = round(np.arctan2(wind[1], wind[0]) / (np.pi / 4)) % 8

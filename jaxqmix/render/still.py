@@ -32,7 +32,7 @@ def write_still(episodes: list[Episode], titles: list[str], out: Path, cell_size
     rows, columns = episodes[0].heights.shape
     longest = max(rows, columns)
     width = max(MAP_INCHES * columns / longest, 4.6) * len(episodes) + 1.6
-    height = max(MAP_INCHES * rows / longest, 2.4) + 1.7
+    height = max(MAP_INCHES * rows / longest, 2.4) + 1.45
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     FigureCanvasAgg(figure)
@@ -65,8 +65,8 @@ def draw_ground(axes: Axes, episode: Episode, cell_size: float) -> None:
     axes.imshow(ground_image(episode), extent=extent, interpolation="nearest")
     axes.set_xlim(extent[:2])
     axes.set_ylim(extent[2:])
-    axes.set_xlabel("x, to the east (m)")
-    axes.set_ylabel("y, to the south (m)")
+    axes.set_xlabel("x, to the east (m)", fontsize=9)
+    axes.set_ylabel("y, to the south (m)", fontsize=9)
     axes.tick_params(labelsize=8, color="#888888")
     axes.spines[:].set_color("#888888")
 
@@ -131,24 +131,25 @@ def draw_marks(axes: Axes, episode: Episode) -> None:
 
 def draw_caption(axes: Axes, episode: Episode, title: str) -> None:
     """Writes the title, the final figures and the wind above the map."""
+    from matplotlib.patches import FancyArrowPatch
+    from matplotlib.transforms import Affine2D, ScaledTranslation
+
     length = int(episode.length)
-    lines = f"{scene.figures(episode).caption(length)} · {length} steps"
-    top = f"{title}\n" if title else ""
-    axes.set_title("\n" + top if title else "", loc="left", fontsize=12, weight="bold", pad=14)
-    axes.text(0, 1.012, lines, transform=axes.transAxes, fontsize=8.5, color="#444444")
-    wind = np.asarray(episode.wind, float)
-    speed = np.hypot(*wind)
-    words = scene.wind_words(wind)
-    box = axes.inset_axes([0.87, 1.008, 0.13, 0.09])
-    box.set(xlim=(-1, 1), ylim=(1, -1), aspect="equal")
-    box.axis("off")
-    if speed >= 0.05:
-        x, y = 0.95 * wind / speed
-        arrow = {"arrowstyle": "-|>", "color": scene.HUES[0], "lw": 1.8, "mutation_scale": 13}
-        box.annotate("", xy=(x, y), xytext=(-x, -y), arrowprops=arrow, annotation_clip=False)
-    axes.text(
-        0.875, 1.045, words, transform=axes.transAxes, fontsize=8, ha="right", color=scene.HUES[0]
-    )
+    caption = f"{scene.figures(episode).caption(length)} · {length} steps"
+    axes.set_title(title or " ", loc="left", fontsize=12, weight="bold", pad=21)
+    axes.text(0, 1.0, caption + "\n", transform=axes.transAxes, fontsize=8.5, color="#444444")
+    # Points to the right of and above the corner of the map.
+    corner = Affine2D().scale(1 / 72) + axes.figure.dpi_scale_trans
+    corner += ScaledTranslation(1, 1, axes.transAxes)
+    words = scene.wind_words(episode.wind)
+    axes.text(-34, 22, words, transform=corner, fontsize=8, ha="right", color=scene.HUES[0])
+    speed = float(np.hypot(*episode.wind))
+    if speed >= scene.CALM:
+        east, south = (11 * episode.wind / speed).tolist()
+        tail, head = (-14 - east, 25 + south), (-14 + east, 25 - south)
+        arrow = FancyArrowPatch(tail, head, arrowstyle="-|>", mutation_scale=12, lw=1.8)
+        arrow.set(transform=corner, color=scene.HUES[0], clip_on=False)
+        axes.add_patch(arrow)
 
 
 def add_keys(figure: Figure, axes: list[Axes], episodes: list[Episode]) -> None:
@@ -174,7 +175,7 @@ def add_keys(figure: Figure, axes: list[Axes], episodes: list[Episode]) -> None:
         keys.append(Patch(fc=scene.HIDDEN, label="cannot be seen"))
     keys += [
         Line2D([], [], mfc="white", mew=1.6, **dot, label="start"),
-        Line2D([], [], markersize=8, **dot, label="end, with the drone's number"),
+        Line2D([], [], markersize=8, **dot, label="end and number"),
     ]
     for name, (marker, colour) in MARKS.items():
         if any(getattr(episode.events, name).any() for episode in episodes):
@@ -182,6 +183,11 @@ def add_keys(figure: Figure, axes: list[Axes], episodes: list[Episode]) -> None:
             keys.append(
                 Line2D([], [], ls="", marker=marker, mfc=colour, mec="white", ms=8, label=words)
             )
+    places = max(4, round(figure.get_figwidth() / 1.5))
     figure.legend(
-        handles=keys, loc="outside lower center", ncols=len(keys), fontsize=8, frameon=False
+        handles=keys,
+        loc="outside lower center",
+        ncols=min(len(keys), places),
+        fontsize=8,
+        frameon=False,
     )

@@ -1,0 +1,45 @@
+"""jaxqmix: a JAX-accelerated simulator and QMIX learner for drone swarms.
+
+The names below load when they are first used, so that `import jaxqmix` is quick:
+
+  preset(name)            the config of a named mission: quick, full or scale20
+  make(config)            an environment: `reset(key, params)` and `step(key, state, actions,
+                          params)` of one swarm, for `jax.vmap` and `jax.jit`
+  train(config, out)      trains a run in a folder
+  evaluate(policy)        flies held-out cities and judges them
+  load_policy(path)       a trained policy, to act with
+  planner(name, config)   a scripted policy
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "EnvConfig": "jaxqmix.config",
+    "DomainConfig": "jaxqmix.config",
+    "RunConfig": "jaxqmix.config",
+    "ConfigError": "jaxqmix.config",
+    "preset": "jaxqmix.presets",
+    "planner": "jaxqmix.planners",
+    "make": "jaxqmix.api",
+    "evaluate": "jaxqmix.api",
+    "load_policy": "jaxqmix.api",
+    "record": "jaxqmix.api",
+    "train": "jaxqmix.runner",
+    "render": "jaxqmix.render",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'jaxqmix' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

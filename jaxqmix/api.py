@@ -1,0 +1,140 @@
+"""What a notebook needs beside `train`: environments, policies, evaluation, recording."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxqmix import checkpoints
+from jaxqmix.config import DomainConfig, EnvConfig, RunConfig, require
+from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.evaluation import evaluator, success, summarise
+from jaxqmix.planners import planner
+from jaxqmix.training import LearnedPolicy, make_trainer
+from jaxqmix.types import Episode, Policy
+
+
+def make(config: RunConfig | EnvConfig, domain: DomainConfig | None = None) -> UrbanGrid:
+    """An environment.
+
+    Args:
+      config: a run's config, or an `EnvConfig` alone.
+      domain: the ranges worlds are drawn from; by default the run's, or the defaults.
+    """
+    if isinstance(config, RunConfig):
+        return UrbanGrid(config.env, domain or config.domain)
+    return UrbanGrid(config, domain or DomainConfig())
+
+
+@dataclasses.dataclass(frozen=True)
+class Flyer:
+    """A policy with the config that it flies under."""
+
+    name: str
+    config: RunConfig
+    policy: Policy
+
+    @property
+    def env(self) -> UrbanGrid:
+        """The world that the policy flies in."""
+        return make(self.config)
+
+
+def load_policy(path: str | Path, drones: int | None = None) -> Flyer:
+    """A trained policy.
+
+    Args:
+      path: a run's folder or one of its checkpoints.
+      drones: fly with so many instead; the policy is the same for every swarm.
+
+    Raises:
+      CheckpointError: when it is missing, damaged or foreign.
+    """
+    trained, parameters, _ = checkpoints.load(Path(path))
+    config = with_drones(trained, drones)
+    learner = make_trainer(trained).learner
+    policy = LearnedPolicy(learner.agent, parameters["agent"], config.env.drones, learner.memory)
+    return Flyer(trained.learner.mixer, config, policy)
+
+
+def scripted(name: str, config: RunConfig, drones: int | None = None) -> Flyer:
+    """A scripted planner under a run's config."""
+    config = with_drones(config, drones)
+    return Flyer(name, config, planner(name, config.env))
+
+
+def with_drones(config: RunConfig, drones: int | None) -> RunConfig:
+    """The config with another number of drones; raises `ConfigError` when they do not fit."""
+    if drones is None:
+        return config
+    return dataclasses.replace(config, env=dataclasses.replace(config.env, drones=drones))
+
+
+def evaluate(
+    flyer: Flyer, episodes: int = 256, seed: int = 0, keep: bool = False
+) -> tuple[dict[str, Any], Episode | None]:
+    """Flies held-out cities.
+
+    Args:
+      flyer: from `load_policy` or `scripted`.
+      episodes: how many.
+      seed: which cities; the same for every policy.
+      keep: also return the recorded episodes [E, ...].
+
+    Returns:
+      The report (metrics with 95 % confidence intervals, and `success` by criterion), and the
+      episodes or None.
+    """
+    require(episodes >= 1, "episodes", episodes, "must be at least 1")
+    require(0 <= seed < 2**32, "seed", seed, "must lie between 0 and 2^32 - 1")
+    fly = evaluator(flyer.env, lambda _: flyer.policy, episodes, keep)
+    metrics, recorded = fly((), seed)
+    summary = summarise(metrics)
+    report = {
+        "preset": flyer.config.preset,
+        "policy": flyer.name,
+        "episodes": episodes,
+        "drones": flyer.config.env.drones,
+        "seed": seed,
+        **summary,
+        "success": success(summary, flyer.config.evaluation),
+    }
+    return report, recorded
+
+
+def record(flyer: Flyer, seed: int = 0) -> Episode:
+    """One recorded episode, for `jaxqmix.render`."""
+    _, episodes = evaluate(flyer, episodes=1, seed=seed, keep=True)
+    return jax.tree.map(lambda leaf: leaf[0], episodes)
+
+
+def trajectories(episodes: Episode, flyer: Flyer) -> dict[str, np.ndarray]:
+    """Recorded episodes as named arrays, E in front, enough to recompute every metric."""
+    events, steps = episodes.events, np.arange(episodes.reward.shape[1])
+    flown = steps < np.asarray(episodes.length)[:, None]
+    reached = np.asarray(episodes.coverage) >= 0.9
+    t90 = np.where(reached.any(axis=1), reached.argmax(axis=1), flyer.config.env.horizon)
+    return {
+        "cell_size": np.float32(flyer.config.env.cell_size),
+        "heights": episodes.heights,
+        "no_fly": episodes.no_fly,
+        "coverable": episodes.coverable,
+        "seen": np.asarray(episodes.seen_at) >= 0,
+        "seen_at": episodes.seen_at,
+        "positions": episodes.positions,
+        "radii": episodes.radii,
+        "actions": episodes.actions,
+        "executed": events.executed,
+        "conflict": events.conflict,
+        "building_hit": events.building_hit,
+        "violation": events.violation,
+        "reward": episodes.reward,
+        "length": episodes.length,
+        "coverage": np.asarray(episodes.coverage)[:, -1],
+        "return": np.where(flown, episodes.reward, 0).sum(axis=1, dtype=np.float32),
+        "t90": t90.astype(np.int32),
+    }

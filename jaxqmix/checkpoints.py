@@ -1,0 +1,199 @@
+"""Orbax checkpoints of the whole training state, with the config inside.
+
+A run keeps three kinds, each under a manager of its own: `latest` (periodic, to resume), `best`
+(by evaluation) and `final`. One manager with `best_fn` would delete the newest checkpoints when it
+keeps the best ones (google/orbax#526).
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxqmix.config import ConfigError, RunConfig, from_dict, to_dict
+from jaxqmix.learner.networks import Parameters
+from jaxqmix.training import Trainer, TrainState, make_trainer
+
+KINDS = ("latest", "best", "final")
+FOLDER = "checkpoints"
+
+
+class CheckpointError(ConfigError):
+    """A checkpoint that is missing, damaged, or of another run."""
+
+
+def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+class Checkpoints:
+    """Writes a run's checkpoints; saving happens in the background."""
+
+    def __init__(self, run: Path, config: RunConfig):
+        self._config = to_dict(config)
+        keep = {"latest": config.checkpoint.keep, "best": 1, "final": 1}
+        self._managers = {kind: _manager(run / FOLDER / kind, keep[kind]) for kind in KINDS}
+
+    def save(self, kind: str, step: int, state: TrainState, score: float | None = None) -> None:
+        """Saves a state; an older save of the same step is kept as it is.
+
+        Args:
+          kind: `latest`, `best` or `final`.
+          step: rollouts so far.
+          state: copied before this returns, so that it may be donated afterwards.
+          score: of the evaluation, remembered with the checkpoint.
+        """
+        manager = self._managers[kind]
+        if step in manager.all_steps():
+            return
+        about = {"config": self._config, "score": score, "step": step}
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                about=ocp.args.JsonSave(about),
+                policy=ocp.args.StandardSave(_storable(state.learner.average)),
+                state=ocp.args.StandardSave(_storable(state)),
+            ),
+        )
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        for manager in self._managers.values():
+            manager.wait_until_finished()
+            manager.close()
+
+
+def steps_of(run: Path, kind: str) -> list[int]:
+    """Steps of the finished checkpoints of a kind, newest first."""
+    folder = run / FOLDER / kind
+    if not folder.is_dir():
+        return []
+    return sorted((int(f.name) for f in folder.iterdir() if f.name.isdigit()), reverse=True)
+
+
+def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState]:
+    """The newest readable `latest` (or `final`) training state of a run.
+
+    A damaged checkpoint is passed over with a warning.
+
+    Returns:
+      Its step and state.
+
+    Raises:
+      CheckpointError: when there is none, or none can be read, or it was made with other settings.
+    """
+    found = sorted(
+        ((step, run / FOLDER / kind / str(step)) for kind in KINDS for step in steps_of(run, kind)),
+        key=lambda item: -item[0],
+    )
+    require_found(bool(found), run)
+    shape = _empty_like(trainer)
+    for step, folder in found:
+        check_settings(run, read_about(folder, run)["config"], to_dict(trainer.config))
+        try:
+            state = _read(folder / "state", shape)
+        except Exception as error:  # Orbax raises many kinds on a damaged file.
+            warnings.warn(f"checkpoint {folder} is damaged ({type(error).__name__})", stacklevel=2)
+            continue
+        return step, jax.tree.map(lambda leaf: jax.numpy.array(leaf), state)
+    raise CheckpointError(f"checkpoint = {run} is not allowed: every checkpoint there is damaged")
+
+
+def require_found(found: bool, path: Path) -> None:
+    """Raises `CheckpointError` when a path holds no checkpoint."""
+    if not found:
+        raise CheckpointError(
+            f"checkpoint = {path} is not allowed: must be a run's folder or a checkpoint in it"
+        )
+
+
+def _empty_like(trainer: Trainer) -> TrainState:
+    """A state of zeros, to tell Orbax the shapes."""
+    shape = jax.eval_shape(trainer.initialise, 0)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shape)
+
+
+def _storable(tree: Any) -> Any:
+    """A copy on the host, with a placeholder for empty arrays: Orbax refuses to store those."""
+    return jax.tree.map(
+        lambda leaf: leaf if leaf.size else np.zeros(1, leaf.dtype), jax.device_get(tree)
+    )
+
+
+def _read(folder: Path, shape: Any) -> Any:
+    with ocp.StandardCheckpointer() as reader:
+        stored = reader.restore(folder.absolute(), _storable(shape))
+    return jax.tree.map(lambda leaf, like: leaf if like.size else like, stored, shape)
+
+
+def read_about(folder: Path, asked: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself; raises `CheckpointError` when it is not ours."""
+    try:
+        about = json.loads((folder / "about" / "metadata").read_text())
+        from_dict(about["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"checkpoint = {asked} is not allowed: {folder.name} is damaged or was not written by "
+            f"jaxqmix ({type(error).__name__})"
+        ) from None
+    return about
+
+
+def check_settings(run: Path, saved: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raises `CheckpointError` naming the first setting that resuming would change."""
+    for section in ("env", "domain", "learner", "replay", "training"):
+        for name, value in asked[section].items():
+            before = saved[section].get(name)
+            if json.dumps(before) != json.dumps(value):
+                raise CheckpointError(
+                    f"{section}.{name} = {value} is not allowed: {run} was trained with {before}, "
+                    "and --resume continues a run unchanged"
+                )
+
+
+def find(path: Path) -> list[Path]:
+    """Checkpoint folders that a path may mean, the preferred one first.
+
+    Raises:
+      CheckpointError: when there is none.
+    """
+    if (path / "about").is_dir():
+        return [path]
+    if path.parent.name == FOLDER:
+        path, kinds = path.parent.parent, (path.name,)
+    else:
+        kinds = ("final", "best", "latest")
+    found = [path / FOLDER / kind / str(step) for kind in kinds for step in steps_of(path, kind)]
+    require_found(bool(found), path)
+    return found
+
+
+def load(path: Path) -> tuple[RunConfig, Parameters, int]:
+    """A trained policy.
+
+    Args:
+      path: a run's folder (its final checkpoint, else the best, else the latest), or a checkpoint.
+
+    Returns:
+      The run's config, the averaged parameters and the checkpoint's step.
+
+    Raises:
+      CheckpointError: when it is missing, damaged or foreign.
+    """
+    candidates = find(Path(path))
+    for folder in candidates:
+        about = read_about(folder, path)
+        config = from_dict(about["config"])
+        shape = _empty_like(make_trainer(config)).learner.average
+        try:
+            return config, _read(folder / "policy", shape), about["step"]
+        except Exception as error:  # Orbax raises many kinds on a damaged file.
+            warnings.warn(f"checkpoint {folder} is damaged ({type(error).__name__})", stacklevel=2)
+    raise CheckpointError(f"checkpoint = {path} is not allowed: every checkpoint there is damaged")

@@ -1,0 +1,553 @@
+"""Scripted baselines: they know the true state, and a learned policy has to beat them.
+
+`random` draws among the available actions. The others give every drone a goal and share the rest:
+they climb to the altitude with the largest footprint, fly the shortest way around no-fly
+cylinders, and let the drones choose one after the other, so that each keeps clear of teammates.
+
+`greedy` heads for the nearest unseen cell. `voronoi` does the same within the cells nearest to the
+drone, and helps elsewhere when these are done. `lanes` cuts one long boustrophedon over the city
+into equal parts, one per drone, and helps elsewhere when its part is done.
+
+Places are x, y in metres. A drone need not reach a cell, only bring it into its footprint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxqmix.city import cell_centres, footprint_radius
+from jaxqmix.config import CONFLICT_HORIZONTAL, CONFLICT_VERTICAL, ConfigError, EnvConfig
+from jaxqmix.env.dynamics import displacements
+from jaxqmix.env.observation import groups
+from jaxqmix.env.sensing import _window_start as window_start
+from jaxqmix.env.sensing import footprint_cells, footprint_mask, unpack_unseen
+from jaxqmix.types import (
+    ACTIONS,
+    ASCEND,
+    DESCEND,
+    FREE,
+    Policy,
+    State,
+    Timestep,
+    record,
+)
+
+PLANNERS = ("random", "greedy", "voronoi", "lanes")
+
+TRAIL = 8
+"""Steps for which a drone remembers where it was."""
+REVISIT = 0.75
+"""Cost of being again where it was, cells for each time; leads out of dead ends."""
+PATIENCE = 12
+"""Steps without coming nearer after which a cell is given up."""
+RETRY = 40
+"""Steps for which a given-up cell is left alone."""
+CLEARANCE = 10.0
+"""Distance kept from teammates beyond the conflict distance, metres."""
+LATE = 0.1
+"""Weight of a teammate's command being lost, and of its being late."""
+DANGER = 200.0
+"""Cost, in cells, of surely meeting a teammate."""
+ELSEWHERE = 1e6
+"""Cost, in metres, of a cell that is nearer to a teammate, for the `voronoi` planner."""
+CLAIM = 1.0
+"""Cells within so many footprint radii of a teammate's goal are left to it."""
+FRESH = 0.5
+"""Worth, in cells of way, of a move that newly sees as much as a straight flight would."""
+OFF_LANE = 0.6
+"""Distance from a lane's centre that is flown back first, cells."""
+
+
+@record
+class Memory:
+    """What a drone remembers of its goals."""
+
+    goal: jax.Array  # [N, 2] int32, row and column of the cell last headed for; -1 for none
+    nearest: jax.Array  # [N] float32, shortest way to it so far, m
+    stalled: jax.Array  # [N] int32, steps since it came nearer
+    given_up: jax.Array  # [H, W] int32, env step until which a cell is left alone
+    trail: jax.Array  # [N, TRAIL, 2] float32, latest places, m
+
+
+@record
+class LanesMemory:
+    """What a drone remembers of its sweep; orders are metres along the boustrophedon."""
+
+    common: Memory
+    part: jax.Array  # [N] int32, which part of the boustrophedon is this drone's
+    heading: jax.Array  # [N] float32, 1 towards the end of the part, -1 towards its beginning
+    progress: jax.Array  # [N] float32, order reached
+
+
+@dataclasses.dataclass(frozen=True)
+class Random:
+    """Uniform among the available actions."""
+
+    config: EnvConfig
+
+    def initial_memory(self) -> tuple:
+        """Nothing."""
+        return ()
+
+    def __call__(self, key: jax.Array, state: State, timestep: Timestep, memory: tuple):
+        """Actions [N] int32 and the empty memory; see `Policy`."""
+        logits = jnp.where(state.obstruction == FREE, 0.0, -jnp.inf)
+        return jax.random.categorical(key, logits).astype(jnp.int32), memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Greedy:
+    """The nearest unseen cell; with `territory`, first those nearer to no teammate."""
+
+    config: EnvConfig
+    territory: bool = False
+
+    def initial_memory(self) -> Memory:
+        """No goals yet."""
+        return initial_memory(self.config)
+
+    def __call__(self, key: jax.Array, state: State, timestep: Timestep, memory: Memory):
+        """Actions [N] int32 and the new memory; see `Policy`."""
+        radius = goal_radius(timestep, self.config)
+        open_cells = cells_to_see(state, memory, self.config)
+        goal = nearest_cells(state, open_cells, memory, radius, self.territory, self.config)
+        return pursue(state, goal, goal_place(goal, self.config), memory, self.config, radius, FRESH)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lanes:
+    """A boustrophedon in equal parts, swept in lanes as wide as the footprint."""
+
+    config: EnvConfig
+
+    def initial_memory(self) -> LanesMemory:
+        """No parts yet; they are given out at the first step."""
+        nothing = jnp.zeros(self.config.drones)
+        part = nothing.astype(jnp.int32)
+        return LanesMemory(initial_memory(self.config), part, nothing, nothing)
+
+    def __call__(self, key: jax.Array, state: State, timestep: Timestep, memory: LanesMemory):
+        """Actions [N] int32 and the new memory; see `Policy`."""
+        config, common = self.config, memory.common
+        radius = goal_radius(timestep, config)
+        sweep = Sweep(config, radius)
+        first = hand_out(sweep, state.position[:, :2])
+        memory = jax.tree.map(
+            lambda new, old: jnp.where(state.time == 0, new, old), (*first,),
+            (memory.part, memory.heading, memory.progress),
+        )  # fmt: skip
+        open_cells = cells_to_see(state, common, config)
+        (part, heading, progress), goal, place = follow(sweep, state, open_cells, memory)
+        helped = nearest_cells(state, open_cells, common, radius, True, config)
+        done = goal[:, :1] < 0
+        goal = jnp.where(done, helped, goal)
+        place = jnp.where(done, goal_place(helped, config), place)
+        actions, common = pursue(state, goal, place, common, config, radius, jnp.where(done, FRESH, LANE_FRESH))
+        return actions, LanesMemory(common, part, heading, progress)
+
+
+def planner(name: str, config: EnvConfig) -> Policy:
+    """The scripted baseline called `name`, for worlds of `config`.
+
+    Raises:
+      ConfigError: there is none of this name.
+    """
+    if name not in PLANNERS:
+        raise ConfigError(f"planner = {name} is not allowed: must be one of {PLANNERS}")
+    if name == "random":
+        return Random(config)
+    if name == "lanes":
+        return Lanes(config)
+    return Greedy(config, territory=name == "voronoi")
+
+
+def initial_memory(config: EnvConfig) -> Memory:
+    """The memory before the first step."""
+    drones = config.drones
+    return Memory(
+        goal=jnp.full((drones, 2), -1, jnp.int32),
+        nearest=jnp.zeros(drones),
+        stalled=jnp.zeros(drones, jnp.int32),
+        given_up=jnp.zeros((config.rows, config.columns), jnp.int32),
+        trail=jnp.full((drones, TRAIL, 2), -1e6),
+    )
+
+
+def goal_radius(timestep: Timestep, config: EnvConfig) -> jax.Array:
+    """Footprint radius at the highest altitude, metres, in the visibility that drones observe."""
+    visibility = timestep.observation.agents[0, groups(config)["weather"]][3]
+    return footprint_radius(jnp.float32(config.max_altitude), visibility)
+
+
+def cells_to_see(state: State, memory: Memory, config: EnvConfig) -> jax.Array:
+    """Unseen coverable cells [H, W], bool, less those given up for now."""
+    return unpack_unseen(state.unseen, config) & (memory.given_up <= state.time)
+
+
+def goal_place(goal: jax.Array, config: EnvConfig) -> jax.Array:
+    """Centres [N, 2] in metres of cells [N, 2]."""
+    return (goal[:, ::-1] + 0.5) * config.cell_size
+
+
+def nearest_cells(
+    state: State,
+    open_cells: jax.Array,
+    memory: Memory,
+    radius: jax.Array,
+    territory: bool,
+    config: EnvConfig,
+) -> jax.Array:
+    """The nearest open cell of every drone.
+
+    The drones choose one after the other, the one nearest to its last goal first, and a chosen
+    goal takes the cells in the footprint around it out of the choice of the others.
+
+    Args:
+      state: one swarm.
+      open_cells: [H, W] bool.
+      memory: holds the last goals.
+      radius: [], footprint radius, metres.
+      territory: prefer cells that are nearer to no teammate.
+      config: static sizes.
+
+    Returns:
+      Row and column [N, 2] int32; -1 where no cell is left.
+    """
+    y, x = cell_centres(config)
+    place = state.position[:, :2]
+
+    def squared(place: jax.Array) -> jax.Array:
+        return (x - place[0]) ** 2 + (y - place[1]) ** 2
+
+    if territory:
+        least = jax.lax.fori_loop(
+            0, config.drones, lambda i, least: jnp.minimum(least, squared(place[i])),
+            jnp.full((config.rows, config.columns), jnp.inf),
+        )  # fmt: skip
+
+    def choose(open_cells: jax.Array, drone: jax.Array) -> tuple[jax.Array, jax.Array]:
+        cost = squared(place[drone])
+        if territory:
+            cost = jnp.where(cost <= least, cost, cost + ELSEWHERE**2)
+        goal = argmin_cell(jnp.where(open_cells, cost, jnp.inf))
+        claimed = squared((goal[::-1] + 0.5) * config.cell_size) < (CLAIM * radius) ** 2
+        return open_cells & ~claimed, goal
+
+    last = jnp.sum((goal_place(memory.goal, config) - place) ** 2, axis=1)
+    order = jnp.argsort(last)
+    _, goals = jax.lax.scan(choose, open_cells, order)
+    return jnp.zeros_like(goals).at[order].set(goals)
+
+
+def argmin_cell(cost: jax.Array) -> jax.Array:
+    """Row and column [2] int32 of the least of `cost` [H, W]; -1 when all are infinite.
+
+    A plain minimum per row vectorises; an argmin over all cells does not.
+    """
+    least = jnp.min(cost, axis=1)
+    row = jnp.argmin(least)
+    column = jnp.argmin(cost[row])
+    cell = jnp.stack([row, column]).astype(jnp.int32)
+    return jnp.where(jnp.isfinite(least[row]), cell, -1)
+
+
+class Sweep:
+    """The boustrophedon of one city: lanes along its longer side.
+
+    A place's order is how far along the boustrophedon it lies, metres.
+    """
+
+    def __init__(self, config: EnvConfig, radius: jax.Array) -> None:
+        self.config, self.radius = config, radius
+        self.along_axis = 1 if config.city_length >= config.city_width else 0
+        extent = (config.city_width, config.city_length)
+        self.length, across = extent[self.along_axis], extent[1 - self.along_axis]
+        self.lanes = jnp.ceil(across / (LANE_WIDTH * radius))
+        self.lane_width = across / self.lanes
+        self.part_length = self.lanes * self.length / config.drones
+
+    def split(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Coordinates along and across the lanes."""
+        return (y, x) if self.along_axis == 1 else (x, y)
+
+    def lane(self, across: jax.Array) -> jax.Array:
+        """Number of the lane, a whole float32."""
+        return jnp.clip(jnp.floor(across / self.lane_width), 0, self.lanes - 1)
+
+    def order(self, along: jax.Array, lane: jax.Array) -> jax.Array:
+        """Order of places in given lanes: odd lanes are flown backwards."""
+        return lane * self.length + jnp.where(lane % 2 == 0, along, self.length - along)
+
+    def place(self, order: jax.Array) -> jax.Array:
+        """Places [..., 2] on the lanes' centres."""
+        lane = jnp.clip(jnp.floor(order / self.length), 0, self.lanes - 1)
+        along = order - lane * self.length
+        along = jnp.where(lane % 2 == 0, along, self.length - along)
+        across = (lane + 0.5) * self.lane_width
+        return self.join(along, across)
+
+    def join(self, along: jax.Array, across: jax.Array) -> jax.Array:
+        """Places [..., 2] from coordinates along and across."""
+        pair = (across, along) if self.along_axis == 1 else (along, across)
+        return jnp.stack(jnp.broadcast_arrays(*pair), axis=-1)
+
+
+LANE_FRESH = 0.0
+LANE_WIDTH = 2.0
+"""Widest lane, in footprint radii."""
+
+
+def hand_out(sweep: Sweep, place: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Parts [N], headings [N] and orders reached [N] at the start.
+
+    Parts go to the drones in their order across the lanes. A drone joins its part where it is
+    nearest and first flies to the nearer end, then to the other.
+    """
+    along, across = sweep.split(place[:, 0], place[:, 1])
+    part = jnp.argsort(jnp.argsort(across)).astype(jnp.int32)
+    begin = part * sweep.part_length
+    end = begin + sweep.part_length
+    ends = jnp.stack([sweep.place(begin), sweep.place(end)])
+    distance = jnp.sum(jnp.abs(ends - place), axis=-1)
+    heading = jnp.where(distance[1] < distance[0], 1.0, -1.0)
+    own = sweep.lane(across)
+    first, last = jnp.floor(begin / sweep.length), jnp.floor((end - 1e-3) / sweep.length)
+    order = sweep.order(along, jnp.clip(own, first, last))
+    return part, heading, jnp.clip(order, begin, end)
+
+
+def follow(sweep: Sweep, state: State, open_cells: jax.Array, memory: tuple) -> tuple:
+    """The first open cell ahead on every drone's part.
+
+    Args:
+      sweep: the boustrophedon.
+      state: one swarm.
+      open_cells: [H, W] bool.
+      memory: parts, headings and orders reached, [N] each.
+
+    Returns:
+      The new memory; cells [N, 2] int32, -1 where the part is done; and the places [N, 2] to fly
+      to, on the lane's centre where the cell is in sight of it, metres.
+    """
+    config = sweep.config
+    y, x = cell_centres(config)
+    along, across = sweep.split(x, y)
+    order = sweep.order(along, sweep.lane(across))
+    of_part = jnp.where(open_cells, jnp.floor(order / sweep.part_length), -1)
+
+    def ahead(_, drone: tuple) -> tuple[None, tuple]:
+        part, heading, progress = drone
+        key = jnp.where(of_part == part, heading * order, jnp.inf)
+        goal = argmin_cell(jnp.where(key >= heading * progress, key, jnp.inf))
+        back = argmin_cell(jnp.where(of_part == part, -heading * order, jnp.inf))
+        turn = goal[0] < 0
+        end = (part + (heading < 0)) * sweep.part_length
+        progress = jnp.where(
+            turn, jnp.where(heading > 0, end + sweep.part_length, end - sweep.part_length), progress
+        )
+        return None, (jnp.where(turn, back, goal), jnp.where(turn, -heading, heading), progress)
+
+    part, heading, progress = memory
+    _, (goal, heading, progress) = jax.lax.scan(ahead, None, memory)
+    place = goal_place(goal, config)
+    goal_along, goal_across = sweep.split(place[:, 0], place[:, 1])
+    lane = sweep.lane(goal_across)
+    centre = (lane + 0.5) * sweep.lane_width
+    reach = 0.95 * sweep.radius
+    centre = jnp.clip(centre, goal_across - reach, goal_across + reach)
+    own_along, own_across = sweep.split(state.position[:, 0], state.position[:, 1])
+    # What lies beside the drone on its lane is passed; a cell missed there waits for the way back.
+    own, target = sweep.order(own_along, lane), sweep.order(goal_along, lane)
+    on_lane = sweep.lane(own_across) == lane
+    reached = heading * jnp.maximum(
+        heading * progress, jnp.minimum(heading * own, heading * target)
+    )
+    progress = jnp.where(on_lane & (goal[:, 0] >= 0), reached, progress)
+    # A drone beside its lane first flies onto it, unless a cylinder is there.
+    beside = sweep.join(own_along, centre)
+    off = jnp.abs(own_across - centre) > OFF_LANE * config.cell_size
+    off &= ~in_cylinder(state, beside, config)
+    place = jnp.where(off[:, None], beside, sweep.join(goal_along, centre))
+    return (part, heading, progress), goal, place
+
+
+def in_cylinder(state: State, place: jax.Array, config: EnvConfig) -> jax.Array:
+    """Whether places [N, 2] lie in a no-fly cylinder or within a cell of one, at the drone's
+    altitude."""
+    inside = jnp.zeros(place.shape[0], bool)
+    for cylinder in state.city.no_fly:
+        offset = place - cylinder[:2]
+        near = jnp.sum(offset**2, axis=-1) < (cylinder[2] + config.cell_size) ** 2
+        inside |= near & (state.position[:, 2] < cylinder[3])
+    return inside
+
+
+def pursue(
+    state: State, goal: jax.Array, place: jax.Array, memory: Memory, config: EnvConfig,
+    radius, fresh
+) -> tuple[jax.Array, Memory]:
+    """Flies every drone towards its place.
+
+    Args:
+      state: one swarm.
+      goal: [N, 2] int32, the cells to see; -1 for a drone without a goal, which keeps clear only.
+      place: [N, 2], where to fly for that, metres.
+      memory: of the last step.
+      config: static sizes.
+
+    Returns:
+      Actions [N] int32, and the new memory.
+    """
+    here = state.position[:, :2]
+    active = goal[:, 0] >= 0
+    place = out_of_cylinders(state, jnp.where(active[:, None], place, here), config)
+    memory = remember(state, goal, place, memory, config)
+    ends = state.position[:, None, :] + displacements(config)
+    way = way_length(ends[..., :2], place[:, None, :], state, config) / config.cell_size
+    offset = ends[:, :, None, :2] - memory.trail[:, None, :, :]
+    again = jnp.sum(jnp.sum(offset**2, axis=-1) < (config.cell_size / 2) ** 2, axis=-1)
+    cost = way + REVISIT * jnp.where(active[:, None], again, 0)
+    cost = cost - fresh * newly_seen(state, ends, radius, config)
+    cost = cost - 0.01 * (state.last_action[:, None] == jnp.arange(len(ACTIONS)))
+    cost = cost.at[:, ASCEND].add(-10.0).at[:, DESCEND].add(10.0)
+    cost = jnp.where(state.obstruction == FREE, cost, jnp.inf)
+    return keep_clear(state, ends, cost, config), memory
+
+
+def out_of_cylinders(state: State, place: jax.Array, config: EnvConfig) -> jax.Array:
+    """Places [N, 2] moved straight out of the no-fly cylinders that a drone cannot overfly."""
+    for cylinder in state.city.no_fly:
+        offset = place - cylinder[:2]
+        distance = jnp.maximum(jnp.hypot(offset[:, 0], offset[:, 1]), 1e-3)[:, None]
+        rim = cylinder[:2] + offset / distance * (cylinder[2] + config.cell_size / 2)
+        inside = distance < cylinder[2] + config.cell_size / 2
+        place = jnp.where(inside & (state.position[:, 2:] < cylinder[3]), rim, place)
+    return place
+
+
+def way_length(start: jax.Array, end: jax.Array, state: State, config: EnvConfig) -> jax.Array:
+    """Length [N, A] in metres of the way around the no-fly cylinders.
+
+    Around one cylinder it is exact: two tangents and an arc. Several add up.
+
+    Args:
+      start: [N, A, 2], metres.
+      end: [N, 1, 2], metres.
+      state: the cylinders, and the drones' altitudes.
+      config: static sizes.
+    """
+    straight = jnp.hypot(start[..., 0] - end[..., 0], start[..., 1] - end[..., 1])
+    length = straight
+    for cylinder in state.city.no_fly:
+        radius = cylinder[2] + config.cell_size / 2
+        a, b = start - cylinder[:2], end - cylinder[:2]
+        from_start = jnp.maximum(jnp.hypot(a[..., 0], a[..., 1]), radius)
+        from_end = jnp.maximum(jnp.hypot(b[..., 0], b[..., 1]), radius)
+        cross = a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+        angle = jnp.abs(jnp.arctan2(cross, jnp.sum(a * b, axis=-1)))
+        arc = angle - tangent_angle(radius, from_start) - tangent_angle(radius, from_end)
+        tangents = tangent_length(radius, from_start) + tangent_length(radius, from_end)
+        detour = tangents + radius * arc - straight
+        blocked = (arc > 0) & (state.position[:, 2:] < cylinder[3])
+        length = length + jnp.where(blocked, jnp.maximum(detour, 0.0), 0.0)
+    return length
+
+
+def tangent_angle(radius: jax.Array, distance: jax.Array) -> jax.Array:
+    """Angle at a circle's centre between a point at `distance` and its tangent point, radians."""
+    return jnp.arccos(jnp.minimum(radius / distance, 1.0))
+
+
+def tangent_length(radius: jax.Array, distance: jax.Array) -> jax.Array:
+    """Length of the tangent from a point at `distance` from a circle's centre, metres."""
+    return jnp.sqrt(jnp.maximum(distance**2 - radius**2, 0.0))
+
+
+def remember(
+    state: State, goal: jax.Array, place: jax.Array, memory: Memory, config: EnvConfig
+) -> Memory:
+    """The memory with this step's goals [N, 2] and places [N, 2]; hopeless cells are given up."""
+    here = state.position[:, :2]
+    unseen = unpack_unseen(state.unseen, config)
+    old = jnp.maximum(memory.goal, 0)
+    reached = (memory.goal[:, 0] < 0) | (goal[:, 0] < 0) | ~unseen[old[:, 0], old[:, 1]]
+    changed = jnp.any(goal != memory.goal, axis=1)
+    way = way_length(here[:, None, :], place[:, None, :], state, config)[:, 0]
+    nearer = ~changed & (way < memory.nearest - config.cell_size / 4)
+    nearest = jnp.where(changed | nearer, way, memory.nearest)
+    stalled = jnp.where(reached | nearer, 0, memory.stalled + 1)
+    hopeless = stalled > PATIENCE
+    rows = goal[:, :1] + jnp.array([-1, -1, -1, 0, 0, 0, 1, 1, 1])
+    columns = goal[:, 1:] + jnp.array([-1, 0, 1, -1, 0, 1, -1, 0, 1])
+    rows = jnp.where(hopeless[:, None] & (columns >= 0) & (rows >= 0), rows, config.rows)
+    given_up = memory.given_up.at[rows, columns].set(state.time + RETRY, mode="drop")
+    trail = jnp.concatenate([here[:, None, :], memory.trail[:, :-1]], axis=1)
+    return Memory(goal, nearest, jnp.where(hopeless, 0, stalled), given_up, trail)
+
+
+def newly_seen(
+    state: State, ends: jax.Array, radius: jax.Array, config: EnvConfig
+) -> jax.Array:
+    """Unseen cells in the footprint at `ends` [N, A, 3], in swaths of one cell's length: [N, A]."""
+    reach = footprint_cells(config)
+
+    def one(end: jax.Array) -> jax.Array:
+        cell = jnp.floor(end[1::-1] / config.cell_size).astype(jnp.int32)
+        cell = jnp.clip(cell, 0, jnp.array([config.rows - 1, config.columns - 1]))
+        start = window_start(cell, reach, config)
+        mask = footprint_mask(end, radius, start, config)
+        window = jax.lax.dynamic_slice(state.unseen.words, start, mask.shape)
+        return jnp.sum(jax.lax.population_count(window & mask))
+
+    count = jax.vmap(jax.vmap(one))(ends)
+    return count * config.cell_size / (2 * radius)
+
+
+def keep_clear(state: State, ends: jax.Array, cost: jax.Array, config: EnvConfig) -> jax.Array:
+    """Chooses the actions one drone after the other.
+
+    A drone takes its cheapest action, where meeting a teammate costs more than any way: one that
+    has chosen goes there, most likely, and any may hover or repeat its last action instead.
+    So hovering stays open to those that have not chosen yet.
+
+    Args:
+      state: one swarm.
+      ends: [N, A, 3], where each action would lead, metres.
+      cost: [N, A], in cells; infinite for actions that are not available.
+      config: static sizes.
+
+    Returns:
+      Actions [N] int32.
+    """
+    here = state.position
+    drones = jnp.arange(config.drones)
+    repeat = jnp.where(
+        (state.obstruction[drones, state.last_action] == FREE)[:, None],
+        ends[drones, state.last_action], here,
+    )  # fmt: skip
+    middles = (ends + here[:, None, :]) / 2
+
+    def choose(chosen: jax.Array, drone: jax.Array) -> tuple[jax.Array, jax.Array]:
+        others = jnp.where(drones == drone, 0.0, 1.0)[:, None]
+        danger = 0.0
+        for outcome, weight in ((chosen, 1 - 2 * LATE), (here, LATE), (repeat, LATE)):
+            end = shortfall(ends[drone], outcome)
+            middle = shortfall(middles[drone], (outcome + here) / 2)
+            danger = danger + weight * jnp.maximum(end, middle)
+        danger = jnp.sum(danger * others, axis=0)
+        action = jnp.argmin(cost[drone] + DANGER * danger)
+        return chosen.at[drone].set(ends[drone, action]), action
+
+    _, actions = jax.lax.scan(choose, here, drones)
+    return actions.astype(jnp.int32)
+
+
+def shortfall(own: jax.Array, others: jax.Array) -> jax.Array:
+    """How far places [A, 3] are within the safe distance of others [N, 3]: [N, A], 0 to 1."""
+    offset = others[:, None, :] - own
+    distance = jnp.hypot(offset[..., 0], offset[..., 1])
+    short = 1 - distance / (CONFLICT_HORIZONTAL + CLEARANCE)
+    return jnp.where(jnp.abs(offset[..., 2]) < CONFLICT_VERTICAL, jnp.maximum(short, 0.0), 0.0)
