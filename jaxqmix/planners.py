@@ -114,7 +114,9 @@ class Greedy:
         radius = goal_radius(timestep, self.config)
         open_cells = cells_to_see(state, memory, self.config)
         goal = nearest_cells(state, open_cells, memory, radius, self.territory, self.config)
-        return pursue(state, goal, goal_place(goal, self.config), memory, self.config, radius, FRESH)
+        return pursue(
+            state, goal, goal_place(goal, self.config), memory, self.config, radius, FRESH
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +147,9 @@ class Lanes:
         done = goal[:, :1] < 0
         goal = jnp.where(done, helped, goal)
         place = jnp.where(done, goal_place(helped, config), place)
-        actions, common = pursue(state, goal, place, common, config, radius, jnp.where(done, FRESH, LANE_FRESH))
+        actions, common = pursue(
+            state, goal, place, common, config, radius, jnp.where(done, FRESH, LANE_FRESH)
+        )
         return actions, LanesMemory(common, part, heading, progress)
 
 
@@ -386,8 +390,13 @@ def in_cylinder(state: State, place: jax.Array, config: EnvConfig) -> jax.Array:
 
 
 def pursue(
-    state: State, goal: jax.Array, place: jax.Array, memory: Memory, config: EnvConfig,
-    radius, fresh
+    state: State,
+    goal: jax.Array,
+    place: jax.Array,
+    memory: Memory,
+    config: EnvConfig,
+    radius,
+    fresh,
 ) -> tuple[jax.Array, Memory]:
     """Flies every drone towards its place.
 
@@ -488,9 +497,7 @@ def remember(
     return Memory(goal, nearest, jnp.where(hopeless, 0, stalled), given_up, trail)
 
 
-def newly_seen(
-    state: State, ends: jax.Array, radius: jax.Array, config: EnvConfig
-) -> jax.Array:
+def newly_seen(state: State, ends: jax.Array, radius: jax.Array, config: EnvConfig) -> jax.Array:
     """Unseen cells in the footprint at `ends` [N, A, 3], in swaths of one cell's length: [N, A]."""
     reach = footprint_cells(config)
 

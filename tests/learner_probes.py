@@ -1,0 +1,82 @@
+"""Tiny problems with known values, as sequences for the learner."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxqmix.config import LearnerConfig
+from jaxqmix.learner.update import Learner, LearnerState, make_learner
+from jaxqmix.types import Observation, Sequences
+
+
+def sequences(states, actions, reward, terminated, truncated, drones=1, kinds=3) -> Sequences:
+    """Sequences from state indices [T + 1, S] and per-step arrays [T, S] (actions [T, S, N]).
+
+    Every drone observes the state and its own number, one-hot; two actions, both available.
+    """
+    states = np.asarray(states)
+    state = np.eye(kinds, dtype=np.float32)[states]
+    seen = np.repeat(state[:, :, None], drones, axis=2)
+    number = np.broadcast_to(np.eye(drones, dtype=np.float32), (*states.shape, drones, drones))
+    observation = Observation(
+        agents=jnp.asarray(np.concatenate([seen, number], axis=-1)),
+        available=jnp.ones((*states.shape, drones, 2), bool),
+        state=jnp.asarray(state),
+    )
+    reward = jnp.asarray(reward, jnp.float32)
+    return Sequences(
+        observation=observation,
+        actions=jnp.asarray(actions, jnp.int32),
+        reward=reward,
+        terminated=jnp.asarray(terminated, bool),
+        truncated=jnp.asarray(truncated, bool),
+        valid=jnp.ones(reward.shape, bool),
+        memory=jnp.zeros((reward.shape[1], drones, 0)),
+    )
+
+
+def two_step_game() -> Sequences:
+    """All 16 plays of the two-step game of the QMIX paper (Rashid et al. 2018, section 5).
+
+    Drone 0's first action leads to state 2A (1), worth 7 whatever is done, or 2B (2), with the
+    payoffs [[0, 1], [1, 8]].
+    """
+    payoff = np.array([[0, 1], [1, 8]])
+    plays = list(itertools.product(range(2), repeat=4))
+    states, actions, rewards = [], [], []
+    for first, other, row, column in plays:
+        states.append([0, 1 + first, 0])
+        actions.append([[first, other], [row, column]])
+        rewards.append([0, 7 if first == 0 else payoff[row, column]])
+    last = np.array([[False], [True]]).repeat(16, axis=1)
+    return sequences(
+        np.array(states).T,
+        np.array(actions).swapaxes(0, 1),
+        np.array(rewards).T,
+        terminated=last,
+        truncated=np.zeros_like(last),
+        drones=2,
+    )
+
+
+def learn(
+    config: LearnerConfig, batch: Sequences, calls: int, actions: int = 2
+) -> tuple[Learner, LearnerState]:
+    """Trains a fresh learner on one batch, again and again."""
+    agents, state = batch.observation.agents, batch.observation.state
+    learner = make_learner(
+        config, agents.shape[-1], actions, agents.shape[-2], state.shape[-1], calls
+    )
+
+    @jax.jit
+    def run(learned: LearnerState) -> LearnerState:
+        def body(learned, key):
+            return learner.update(key, learned, batch)[0], None
+
+        return jax.lax.scan(body, learned, jax.random.split(jax.random.key(1), calls))[0]
+
+    return learner, run(learner.initialise(jax.random.key(0)))

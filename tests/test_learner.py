@@ -1,0 +1,148 @@
+"""The learner on problems whose values are known."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from learner_probes import learn, sequences, two_step_game
+
+from jaxqmix.config import LearnerConfig
+from jaxqmix.learner import replay
+from jaxqmix.learner.networks import explore, greedy_actions, make_agent, memory_size
+from jaxqmix.learner.update import td_loss
+
+CONFIG = LearnerConfig(
+    hidden=32,
+    layers=1,
+    mixing_width=8,
+    gamma=0.5,
+    trace=0.0,
+    learning_rate=3e-3,
+    learning_rate_hold=0.7,
+    epochs=1,
+    minibatches=1,
+    max_gradient_norm=100.0,
+)
+
+
+def value_of(learner, learned, batch, time):
+    """Values of the chosen actions of the first sequence at a time."""
+    agents, _ = learner.agent(learned.parameters["agent"], batch.observation.agents, batch.memory)
+    return np.asarray(agents[time, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("terminated", "truncated", "value"),
+    # A reward of 1 for ever, seen one step at a time in one state: a time limit does not change
+    # what the state is worth, 1 / (1 - 0.5); the end of the mission does.
+    [(False, False, 2.0), (False, True, 2.0), (True, False, 1.0)],
+)
+def test_time_limits_bootstrap_and_terminations_do_not(terminated, truncated, value):
+    batch = sequences(
+        states=[[0, 0], [0, 0]],
+        actions=[[[0], [1]]],
+        reward=[[1.0, 1.0]],
+        terminated=[[terminated] * 2],
+        truncated=[[truncated] * 2],
+    )
+    learner, learned = learn(dataclasses.replace(CONFIG, mixer="vdn"), batch, 800)
+    np.testing.assert_allclose(value_of(learner, learned, batch, 0), value, atol=0.05)
+
+
+def test_a_reward_one_step_away_is_discounted_once():
+    batch = sequences(
+        states=[[0, 0], [1, 1], [2, 2]],
+        actions=[[[0], [1]], [[0], [1]]],
+        reward=[[0.0, 0.0], [1.0, 1.0]],
+        terminated=[[False] * 2, [True] * 2],
+        truncated=[[False] * 2] * 2,
+    )
+    learner, learned = learn(dataclasses.replace(CONFIG, mixer="vdn"), batch, 800)
+    np.testing.assert_allclose(value_of(learner, learned, batch, 0), 0.5, atol=0.05)
+    np.testing.assert_allclose(value_of(learner, learned, batch, 1), 1.0, atol=0.05)
+
+
+def test_two_step_game_of_the_qmix_paper():
+    """QMIX recovers the payoffs of state 2B and takes the branch worth 8; VDN cannot."""
+    batch = two_step_game()
+    config = dataclasses.replace(CONFIG, gamma=0.99, mixing_width=16)
+    tables, branches = {}, {}
+    for mixer in ("qmix", "vdn"):
+        learner, learned = learn(dataclasses.replace(config, mixer=mixer), batch, 4000)
+        parameters = learned.parameters
+        values, _ = learner.agent(parameters["agent"], batch.observation.agents, batch.memory)
+        # Play 12 goes to state 2B; the drones' values there, for every joint action.
+        there, state = values[1, 12], batch.observation.state[1, 12]
+        tables[mixer] = np.array(
+            [
+                [
+                    learner.mixer(
+                        parameters["mixer"], jnp.stack([there[0, row], there[1, column]]), state
+                    )[0]
+                    for column in range(2)
+                ]
+                for row in range(2)
+            ]
+        )
+        branches[mixer] = int(jnp.argmax(values[0, 0, 0]))
+    np.testing.assert_allclose(tables["qmix"], [[0, 1], [1, 8]], atol=0.3)
+    np.testing.assert_allclose(tables["vdn"], [[-1.5, 2.5], [2.5, 6.5]], atol=0.3)
+    assert branches == {"qmix": 1, "vdn": 0}
+
+
+def test_steps_that_are_not_valid_do_not_count():
+    batch = two_step_game()
+    learner, learned = learn(CONFIG, batch, 1)
+    targets = jnp.zeros((2, 16, 1))
+    valid = batch.valid.at[:, 3:].set(False)
+    masked = dataclasses.replace(batch, valid=valid)
+    spoiled = dataclasses.replace(masked, actions=masked.actions.at[:, 3:].set(0))
+    poisoned = targets.at[:, 3:].set(1e6)
+    clean = td_loss(learned.parameters, masked, targets, learner.agent, learner.mixer)[0]
+    dirty = td_loss(learned.parameters, spoiled, poisoned, learner.agent, learner.mixer)[0]
+    assert clean == dirty
+    assert clean != td_loss(learned.parameters, batch, targets, learner.agent, learner.mixer)[0]
+
+
+def test_recurrent_agent_carries_its_memory():
+    config = dataclasses.replace(CONFIG, network="gru")
+    initialise, apply = make_agent(config, 4, 3)
+    parameters = initialise(jax.random.key(0))
+    observation = jax.random.normal(jax.random.key(1), (6, 2, 4))
+    memory = jnp.zeros((2, memory_size(config)))
+    whole, last = apply(parameters, observation, memory)
+    first, middle = apply(parameters, observation[:3], memory)
+    second, end = apply(parameters, observation[3:], middle)
+    np.testing.assert_allclose(whole, jnp.concatenate([first, second]), rtol=1e-5)
+    np.testing.assert_allclose(last, end, rtol=1e-5)
+    assert not np.allclose(second, apply(parameters, observation[3:], memory)[0])
+
+
+def test_masked_actions_are_never_chosen():
+    values = jnp.tile(jnp.array([9.0, 1.0, 2.0]), (500, 1))
+    available = jnp.tile(jnp.array([False, True, True]), (500, 1))
+    assert (greedy_actions(values, available) == 2).all()
+    chosen = explore(jax.random.key(0), values, available, jnp.float32(1.0))
+    assert set(np.unique(chosen)) == {1, 2}
+    half = explore(jax.random.key(0), values, available, jnp.float32(0.5))
+    assert 0.15 < float((half == 1).mean()) < 0.35
+
+
+def test_replay_overwrites_the_oldest_and_draws_what_was_stored():
+    batch = two_step_game()
+    ring = replay.empty(batch, 24)
+    marked = [dataclasses.replace(batch, reward=jnp.full((2, 16), v)) for v in (1.0, 2.0)]
+    ring = replay.add(ring, marked[0])
+    assert int(ring.size) == 16
+    assert (replay.sample(jax.random.key(0), ring, 64).reward == 1.0).all()
+    ring = replay.add(ring, marked[1])
+    assert int(ring.size) == 24 and int(ring.position) == 8
+    assert sorted(np.unique(ring.data.reward[:8])) == [2.0]
+    assert sorted(np.unique(ring.data.reward[8:16])) == [1.0]
+    drawn = replay.sample(jax.random.key(1), ring, 64)
+    assert drawn.observation.agents.shape == (3, 64, 2, 5)
+    assert drawn.observation.agents.dtype == jnp.float32
+    leaves = jax.tree.leaves(ring)
+    assert replay.stored_bytes(batch, 24) == sum(leaf.nbytes for leaf in leaves)

@@ -1,0 +1,223 @@
+"""The training loop: one program, bit-equal resume, evaluation, the files of a run."""
+
+import dataclasses
+import json
+import signal
+
+import chex
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxqmix
+from jaxqmix import checkpoints
+from jaxqmix.config import (
+    CheckpointConfig,
+    ConfigError,
+    EnvConfig,
+    EvaluationConfig,
+    LearnerConfig,
+    ReplayConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from jaxqmix.metrics import read
+from jaxqmix.runner import Listener, train
+from jaxqmix.training import exploration_rate, make_trainer
+
+TINY = RunConfig(
+    preset="tiny",
+    env=EnvConfig(drones=2, city_width=400.0, city_length=320.0, horizon=20, no_fly_zones=1),
+    learner=LearnerConfig(hidden=16, mixing_width=4, minibatches=2),
+    replay=ReplayConfig(capacity=32, warmup=16, batch=8),
+    training=TrainingConfig(env_steps=480, swarms=8, rollout=5, epsilon_decay_steps=200),
+    evaluation=EvaluationConfig(every_episodes=8, episodes=4, final_episodes=4),
+    checkpoint=CheckpointConfig(every_episodes=4),
+)
+REPLAY = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, mode="replay"))
+
+
+class Interrupt(Listener):
+    """Presses Ctrl-C, or sends SIGTERM, after some rollouts."""
+
+    def __init__(self, step: int, number: int):
+        self.step, self.number, self.saved_at = step, number, None
+
+    def advanced(self, step: int) -> None:
+        if step == self.step:
+            signal.raise_signal(self.number)
+
+    def stopped(self, step: int) -> None:
+        self.saved_at = step
+
+
+def state_of(run, config):
+    step, state = checkpoints.restore(run, make_trainer(config))
+    return step, jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def online_run(tmp_path_factory):
+    """A finished tiny run."""
+    run = tmp_path_factory.mktemp("runs") / "online"
+    return run, train(TINY, run)
+
+
+@pytest.mark.parametrize(
+    ("config", "number"),
+    [(TINY, signal.SIGINT), (REPLAY, signal.SIGTERM)],
+    ids=["online", "replay"],
+)
+def test_a_stopped_run_resumes_bit_equal(config, number, tmp_path, online_run):
+    whole = online_run[0]
+    if config is REPLAY:
+        whole = tmp_path / "whole"
+        assert train(config, whole)["final"]
+    listener = Interrupt(7, number)
+    assert train(config, tmp_path / "parts", listener=listener) is None
+    assert listener.saved_at == 7
+    assert train(config, tmp_path / "parts", resume=True)["final"]
+    (step, expected), (again, found) = state_of(whole, config), state_of(tmp_path / "parts", config)
+    assert step == again == config.chunks == 12
+    chex.assert_trees_all_equal(found, expected)
+
+    def timeless(run):
+        return [{k: v for k, v in r.items() if "per_second" not in k} for r in read(run)]
+
+    assert timeless(tmp_path / "parts") == timeless(whole)
+
+
+def test_a_run_leaves_what_it_promises(online_run):
+    run, report = online_run
+    assert json.loads((run / "config.json").read_text())["preset"] == "tiny"
+    kinds = [r["kind"] for r in read(run)]
+    assert kinds.count("training") == 12 and kinds.count("evaluation") == 4 + 1
+    assert read(run)[-1] == json.loads((run / "evaluation.json").read_text()) == report
+    for name in ("training.csv", "evaluation.csv"):
+        assert (run / name).read_text().count("\n") > 2
+    assert Image.open(run / "curves.png").size[0] > 500
+    assert Image.open(run / "replay.gif").n_frames > 3
+    assert list((run / "tensorboard").iterdir())
+    for kind in checkpoints.KINDS:
+        assert checkpoints.steps_of(run, kind)
+
+
+def test_replay_learns_nothing_before_it_is_warm_and_something_after():
+    trainer = make_trainer(REPLAY)
+    state = trainer.initialise(0)
+    before = jax.device_get(state.learner.parameters)
+    state, _ = trainer.chunk(state)
+    chex.assert_trees_all_equal(jax.device_get(state.learner.parameters), before)
+    state, _ = trainer.chunk(state)
+    assert int(state.replay.size) == 16
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(jax.device_get(state.learner.parameters), before)
+
+
+def test_a_seed_repeats_and_another_differs():
+    trainer = make_trainer(TINY)
+
+    def after(seed):
+        state = trainer.initialise(seed)
+        for _ in range(2):
+            state, _ = trainer.chunk(state)
+        return jax.device_get(state.learner.parameters)
+
+    first = after(3)
+    chex.assert_trees_all_equal(first, after(3))
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(first, after(4))
+
+
+def test_exploration_falls_per_step_or_per_episode():
+    config = TINY.training
+    assert exploration_rate(np.float32(0), 20, config) == 1.0
+    np.testing.assert_allclose(exploration_rate(np.float32(100), 20, config), 0.525)
+    np.testing.assert_allclose(exploration_rate(np.float32(900), 20, config), 0.05, rtol=1e-5)
+    config = dataclasses.replace(config, epsilon_decay_per_episode=0.9)
+    np.testing.assert_allclose(exploration_rate(np.float32(40), 20, config), 0.81, rtol=1e-5)
+
+
+def test_clocks_are_spread_over_the_horizon():
+    trainer = make_trainer(TINY)
+    times = np.asarray(trainer.initialise(0).swarms.state.time)
+    assert sorted(set(times)) == [0, 5, 10, 15]
+
+
+def test_policies_load_act_and_carry_over_to_other_swarms(online_run):
+    run, report = online_run
+    flyer = jaxqmix.load_policy(run)
+    again, _ = jaxqmix.evaluate(flyer, episodes=4, seed=TINY.evaluation.seed)
+    assert again["return"] == pytest.approx(report["return"], abs=1e-6)
+    assert set(again["success"]) == {"collision_rate", "return", "coverage"}
+    other, _ = jaxqmix.evaluate(jaxqmix.load_policy(run, drones=5), episodes=2)
+    assert other["drones"] == 5
+
+
+def test_trajectories_recompute_the_metrics(online_run):
+    from jaxqmix.api import trajectories
+
+    flyer = jaxqmix.load_policy(online_run[0])
+    report, episodes = jaxqmix.evaluate(flyer, episodes=4, keep=True)
+    data = trajectories(episodes, flyer)
+    drone_steps = data["length"] * 2
+    collisions = (data["conflict"] | data["building_hit"]).sum(axis=(1, 2)) / drone_steps
+    violations = data["violation"].sum(axis=(1, 2)) / drone_steps
+    coverage = (data["seen"] & data["coverable"]).sum(axis=(1, 2)) / data["coverable"].sum(
+        axis=(1, 2)
+    )
+    returns = np.array([data["reward"][i, :n].sum() for i, n in enumerate(data["length"])])
+    assert collisions.mean() == pytest.approx(report["collision_rate"], abs=1e-6)
+    assert violations.mean() == pytest.approx(report["violation_rate"], abs=1e-6)
+    assert coverage.mean() == pytest.approx(report["coverage"], abs=1e-6)
+    assert returns.mean() == pytest.approx(report["return"], abs=1e-5)
+    assert data["t90"].mean() == pytest.approx(report["t90"], abs=1e-6)
+    np.testing.assert_allclose(data["coverage"], coverage, atol=1e-6)
+    # The seen map follows from the positions and radii alone.
+    y, x = (np.arange(s) * 20.0 + 10 for s in data["seen"].shape[1:])
+    seen = np.zeros(data["seen"].shape, bool)
+    for e, n in enumerate(data["length"]):
+        for (px, py, _), radius in zip(
+            data["positions"][e, : n + 1].reshape(-1, 3),
+            data["radii"][e, : n + 1].reshape(-1),
+            strict=True,
+        ):
+            seen[e] |= (y[:, None] - py) ** 2 + (x - px) ** 2 <= radius**2
+    disagree = ((seen & data["coverable"]) != (data["seen"] & data["coverable"])).mean()
+    assert disagree < 1e-3
+
+
+def test_a_used_folder_and_a_changed_swarm_are_refused(online_run, tmp_path):
+    run, _ = online_run
+    with pytest.raises(ConfigError, match="not empty"):
+        train(TINY, run)
+    wider = dataclasses.replace(TINY, learner=dataclasses.replace(TINY.learner, hidden=8))
+    with pytest.raises(ConfigError, match=r"learner.hidden = 8 .* trained with 16"):
+        train(wider, run, resume=True)
+    with pytest.raises(ConfigError, match="must be a run's folder"):
+        train(TINY, tmp_path / "nothing", resume=True)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_damaged_latest_falls_back_with_a_warning(tmp_path):
+    listener = Interrupt(7, signal.SIGINT)
+    run = tmp_path / "run"
+    train(TINY, run, listener=listener)
+    newest, previous = checkpoints.steps_of(run, "latest")[:2]
+    assert newest == 7
+    for file in (run / "checkpoints" / "latest" / "7" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.warns(UserWarning, match="damaged"):
+        step, _ = state_of(run, TINY)
+    assert step == previous
+
+
+def test_missing_and_foreign_checkpoints_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="must be a run's folder"):
+        jaxqmix.load_policy(tmp_path / "nothing")
+    foreign = tmp_path / "checkpoints" / "final" / "3"
+    foreign.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="not written by jaxqmix"):
+        jaxqmix.load_policy(tmp_path)
