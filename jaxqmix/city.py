@@ -67,12 +67,15 @@ def finish_city(
 
 def generate_heights(key: jax.Array, params: EnvParams, config: EnvConfig) -> jax.Array:
     """Building heights [H, W], uint8 whole metres; 0 is open ground."""
-    cells_key, cluster_key, places_key = jax.random.split(key, 3)
+    cells, blocks = config.rows * config.columns, math.prod(cluster_shape(config))
+    # One draw for everything: each call to the generator costs compile time.
+    bits = jax.random.bits(key, (cells + blocks + 2 * (PARKS + LANDMARKS),), jnp.uint32)
+    uniform = (bits[cells:] >> 8).astype(jnp.float32) / 2**24
     density, centre = zone_density(config)
-    density = density * params.building_density * clusters(cluster_key, config)
-    parks, landmarks = places(places_key, config)
-    # One 32-bit draw per cell: its halves decide whether and how high a cell is built.
-    bits = jax.random.bits(cells_key, (config.rows, config.columns), jnp.uint32)
+    density = density * params.building_density * clusters(uniform[:blocks], config)
+    parks, landmarks = places(uniform[blocks:].reshape(-1, 2), config)
+    bits = bits[:cells].reshape(config.rows, config.columns)
+    # The halves of a cell's 32 bits decide whether and how high it is built.
     chance = (bits & 0xFFFF).astype(jnp.float32) / 65536.0
     level = (bits >> 16).astype(jnp.float32) / 65536.0
     share = jnp.where(centre, HIGH_RISE_SHARE, HIGH_RISE_SHARE / 3)
@@ -98,19 +101,28 @@ def zone_density(config: EnvConfig) -> tuple[jax.Array, jax.Array]:
     return density, centre
 
 
-def clusters(key: jax.Array, config: EnvConfig) -> jax.Array:
-    """Factors [H, W] between 0.25 and 1.75, constant over blocks, so that buildings cluster."""
-    shape = (-(-config.rows // CLUSTER), -(-config.columns // CLUSTER))
-    blocks = jax.random.uniform(key, shape, minval=0.25, maxval=1.75)
+def cluster_shape(config: EnvConfig) -> tuple[int, int]:
+    """Rows and columns of the blocks over which density clusters."""
+    return -(-config.rows // CLUSTER), -(-config.columns // CLUSTER)
+
+
+def clusters(uniform: jax.Array, config: EnvConfig) -> jax.Array:
+    """Factors [H, W] between 0.25 and 1.75, constant over blocks, so that buildings cluster.
+
+    `uniform` holds one number from 0 to 1 per block, flat.
+    """
+    blocks = 0.25 + 1.5 * uniform.reshape(cluster_shape(config))
     cells = jnp.repeat(jnp.repeat(blocks, CLUSTER, axis=0), CLUSTER, axis=1)
     return cells[: config.rows, : config.columns]
 
 
-def places(key: jax.Array, config: EnvConfig) -> tuple[jax.Array, jax.Array]:
-    """Two [H, W] masks: parks (discs without buildings) and landmark towers (single cells)."""
+def places(uniform: jax.Array, config: EnvConfig) -> tuple[jax.Array, jax.Array]:
+    """Two [H, W] masks: parks (discs without buildings) and landmark towers (single cells).
+
+    `uniform` [PARKS + LANDMARKS, 2] holds their x and y as shares of the city.
+    """
     y, x = cell_centres(config)
-    spots = jax.random.uniform(key, (PARKS + LANDMARKS, 2))
-    spots = spots * jnp.array([config.city_width, config.city_length])
+    spots = uniform * jnp.array([config.city_width, config.city_length])
     park_radius = 0.06 * min(config.city_width, config.city_length)
     parks = jnp.zeros((config.rows, config.columns), bool)
     for spot in spots[:PARKS]:
@@ -138,18 +150,18 @@ def generate_no_fly(key: jax.Array, config: EnvConfig) -> jax.Array:
     count = config.no_fly_zones
     if count == 0:
         return jnp.zeros((0, 4), jnp.float32)
-    sector_key, radius_key, place_key = jax.random.split(key, 3)
     side = max(3, math.ceil(math.sqrt(count)))
-    sector = jax.random.permutation(sector_key, side * side)[:count]
+    uniform = jax.random.uniform(key, (side * side + 3 * count,))
+    _, sector = jax.lax.top_k(uniform[: side * side], count)
+    radius, offset = uniform[side * side :][:count, None], uniform[-2 * count :].reshape(-1, 2)
     corner = jnp.stack([sector % side, sector // side], axis=-1).astype(jnp.float32)
     size = jnp.array([config.city_width, config.city_length]) / side
     smallest = min(config.city_width, config.city_length)
     largest = smallest / side / 2 - config.cell_size  # leaves a cell to pass on either side
     low, high = (min(share * smallest, max(largest, 0.0)) for share in NO_FLY_RADIUS)
-    radius = jax.random.uniform(radius_key, (count, 1), minval=low, maxval=high)
+    radius = low + (high - low) * radius
     slack = size / 2 - radius - min(config.cell_size, smallest / side / 2)
-    offset = jax.random.uniform(place_key, (count, 2), minval=-1.0, maxval=1.0)
-    place = (corner + 0.5) * size + offset * jnp.maximum(slack, 0.0)
+    place = (corner + 0.5) * size + (2 * offset - 1) * jnp.maximum(slack, 0.0)
     ceiling = jnp.array([NO_FLY_CEILINGS[i % len(NO_FLY_CEILINGS)] for i in range(count)])
     return jnp.concatenate([place, radius, ceiling[:, None]], axis=-1).astype(jnp.float32)
 

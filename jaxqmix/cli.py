@@ -116,8 +116,9 @@ def _environment(changes: dict[str, str]):
 def one_line(box: str) -> str:
     """The gist of a usage error that tyro prints as a box."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("│╭╮╰╯─ \t") for line in text.splitlines()]
-    lines = [line for line in lines if line][1:] or ["the arguments are not understood"]
+    # The box is drawn in ASCII where the terminal knows no better; its first line is a title.
+    lines = [line.strip("│╭╮╰╯─|+ \t") for line in text.splitlines()]
+    lines = [line for line in lines if line.strip("-")][1:] or ["arguments not understood"]
     message = re.sub(r"^Error parsing config(\.\w+)*: ", "", lines[0])
     unknown = re.match(r"Unrecognized options: ([^,]+)", message)
     if unknown:
@@ -173,7 +174,7 @@ def evaluate_command(arguments: list[str]) -> int:
     """`jaxqmix evaluate RUN_OR_CHECKPOINT`, or a preset with --planner."""
     names, rest = positionals(arguments)
     given = parse(Evaluate, rest, "jaxqmix evaluate RUN", Evaluate())
-    from jaxqmix import api
+    import jaxqmix.api as api
     from jaxqmix.console import show_report
 
     flyer = find_flyer(single(names, "run"), given.planner, given.drones)
@@ -193,7 +194,8 @@ def evaluate_command(arguments: list[str]) -> int:
 
 def find_flyer(name: str | None, planner: str | None, drones: int | None) -> Any:
     """A trained policy from a run, or a planner under a run's or a preset's config."""
-    from jaxqmix import api, checkpoints
+    import jaxqmix.api as api
+    import jaxqmix.checkpoints as checkpoints
     from jaxqmix.compilation import enable_cache
 
     enable_cache()
@@ -221,8 +223,8 @@ def render_command(arguments: list[str]) -> int:
     names, rest = positionals(arguments)
     given = parse(Render, rest, "jaxqmix render RUN")
     allowed = (".png", ".gif", ".mp4", ".html")
-    require(given.out.suffix in allowed, "out", given.out, f"must end in one of {allowed}")
-    from jaxqmix import api
+    require(given.out.suffix.lower() in allowed, "out", given.out, f"must end in one of {allowed}")
+    import jaxqmix.api as api
     from jaxqmix.console import frames
     from jaxqmix.render import render
 
@@ -286,9 +288,9 @@ def run(arguments: list[str]) -> int:
         print(usage())
         return 0
     if arguments[0] == "--version":
-        from jaxqmix import __version__
+        from importlib.metadata import version
 
-        print(f"jaxqmix {__version__}")
+        print(f"jaxqmix {version('jaxqmix')}")
         return 0
     if arguments[0] not in COMMANDS:
         close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)

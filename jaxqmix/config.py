@@ -261,7 +261,7 @@ class LearnerConfig:
     """Lambda of the lambda-returns."""
     reward_scale: float = 1.0
     """Multiplies rewards x horizon, so that an even pace over the horizon is 1 per step."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     """Peak learning rate (RAdam)."""
     learning_rate_hold: float = 0.25
     """Share of the run before the learning rate starts to fall linearly."""

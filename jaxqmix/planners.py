@@ -22,8 +22,7 @@ from jaxqmix.city import cell_centres, footprint_radius
 from jaxqmix.config import CONFLICT_HORIZONTAL, CONFLICT_VERTICAL, ConfigError, EnvConfig
 from jaxqmix.env.dynamics import displacements
 from jaxqmix.env.observation import groups
-from jaxqmix.env.sensing import _window_start as window_start
-from jaxqmix.env.sensing import footprint_cells, footprint_mask, unpack_unseen
+from jaxqmix.env.sensing import WORD, footprint_cells, footprint_mask, margins, unpack_unseen
 from jaxqmix.types import (
     ACTIONS,
     ASCEND,
@@ -33,6 +32,7 @@ from jaxqmix.types import (
     State,
     Timestep,
     record,
+    replace,
 )
 
 PLANNERS = ("random", "greedy", "voronoi", "lanes")
@@ -43,21 +43,26 @@ REVISIT = 0.75
 """Cost of being again where it was, cells for each time; leads out of dead ends."""
 PATIENCE = 12
 """Steps without coming nearer after which a cell is given up."""
-RETRY = 40
-"""Steps for which a given-up cell is left alone."""
+RETRY = 20
+"""Steps for which a given-up cell is left alone; for as long again, its drone chooses last."""
 CLEARANCE = 10.0
 """Distance kept from teammates beyond the conflict distance, metres."""
 LATE = 0.1
 """Weight of a teammate's command being lost, and of its being late."""
 DANGER = 200.0
 """Cost, in cells, of surely meeting a teammate."""
-ELSEWHERE = 1e6
-"""Cost, in metres, of a cell that is nearer to a teammate, for the `voronoi` planner."""
-CLAIM = 1.0
+CLIMB = 10.0
+"""Worth, in cells, of climbing; the footprint grows and buildings stay below."""
+CLAIM = 2.0
 """Cells within so many footprint radii of a teammate's goal are left to it."""
-FRESH = 0.5
-"""Worth, in cells of way, of a move that newly sees as much as a straight flight would."""
-OFF_LANE = 0.6
+FRESH = 8.0
+"""Worth, in cells of way, of a move that newly sees as much as a straight flight into the unseen
+does; it decides between the nearest cells, which are many along a frontier."""
+LANE_FRESH = 0.75
+"""The same within a lane, where it only turns the drone a little early."""
+LANE_WIDTH = 2.0
+"""Widest lane, in footprint radii."""
+OFF_LANE = 1.0
 """Distance from a lane's centre that is flown back first, cells."""
 
 
@@ -68,6 +73,7 @@ class Memory:
     goal: jax.Array  # [N, 2] int32, row and column of the cell last headed for; -1 for none
     nearest: jax.Array  # [N] float32, shortest way to it so far, m
     stalled: jax.Array  # [N] int32, steps since it came nearer
+    blocked: jax.Array  # [N] int32, env step until which teammates choose before this drone
     given_up: jax.Array  # [H, W] int32, env step until which a cell is left alone
     trail: jax.Array  # [N, TRAIL, 2] float32, latest places, m
 
@@ -114,9 +120,8 @@ class Greedy:
         radius = goal_radius(timestep, self.config)
         open_cells = cells_to_see(state, memory, self.config)
         goal = nearest_cells(state, open_cells, memory, radius, self.territory, self.config)
-        return pursue(
-            state, goal, goal_place(goal, self.config), memory, self.config, radius, FRESH
-        )
+        place = goal_place(goal, self.config)
+        return pursue(state, goal, place, memory, radius, FRESH, self.config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,22 +140,20 @@ class Lanes:
         """Actions [N] int32 and the new memory; see `Policy`."""
         config, common = self.config, memory.common
         radius = goal_radius(timestep, config)
-        sweep = Sweep(config, radius)
-        first = hand_out(sweep, state.position[:, :2])
-        memory = jax.tree.map(
-            lambda new, old: jnp.where(state.time == 0, new, old), (*first,),
-            (memory.part, memory.heading, memory.progress),
-        )  # fmt: skip
         open_cells = cells_to_see(state, common, config)
-        (part, heading, progress), goal, place = follow(sweep, state, open_cells, memory)
+        sweep = Sweep(config, radius)
+        first = hand_out(sweep, state.position[:, :2], common)
+        memory = jax.tree.map(lambda new, old: jnp.where(state.time == 0, new, old), first, memory)
+        goal, memory = next_on_lane(sweep, open_cells, memory)
+        place, memory = along_lane(sweep, state, goal, memory)
+        # Done, or something long stands across the lane; a teammate may be on the other side.
+        done = (goal[:, :1] < 0) | (state.time < common.blocked[:, None])
         helped = nearest_cells(state, open_cells, common, radius, True, config)
-        done = goal[:, :1] < 0
         goal = jnp.where(done, helped, goal)
-        place = jnp.where(done, goal_place(helped, config), place)
-        actions, common = pursue(
-            state, goal, place, common, config, radius, jnp.where(done, FRESH, LANE_FRESH)
-        )
-        return actions, LanesMemory(common, part, heading, progress)
+        place = jnp.where(done, goal_place(goal, config), place)
+        fresh = jnp.where(done, FRESH, LANE_FRESH)
+        actions, common = pursue(state, goal, place, common, radius, fresh, config)
+        return actions, replace(memory, common=common)
 
 
 def planner(name: str, config: EnvConfig) -> Policy:
@@ -175,6 +178,7 @@ def initial_memory(config: EnvConfig) -> Memory:
         goal=jnp.full((drones, 2), -1, jnp.int32),
         nearest=jnp.zeros(drones),
         stalled=jnp.zeros(drones, jnp.int32),
+        blocked=jnp.zeros(drones, jnp.int32),
         given_up=jnp.zeros((config.rows, config.columns), jnp.int32),
         trail=jnp.full((drones, TRAIL, 2), -1e6),
     )
@@ -206,8 +210,9 @@ def nearest_cells(
 ) -> jax.Array:
     """The nearest open cell of every drone.
 
-    The drones choose one after the other, the one nearest to its last goal first, and a chosen
-    goal takes the cells in the footprint around it out of the choice of the others.
+    The drones choose one after the other, the one nearest to its last goal first, and one that has
+    lately given up a cell last: a teammate may be on the better side of it. A chosen goal takes the
+    cells around it out of the choice of the others.
 
     Args:
       state: one swarm.
@@ -227,6 +232,7 @@ def nearest_cells(
         return (x - place[0]) ** 2 + (y - place[1]) ** 2
 
     if territory:
+        elsewhere = config.city_width**2 + config.city_length**2
         least = jax.lax.fori_loop(
             0, config.drones, lambda i, least: jnp.minimum(least, squared(place[i])),
             jnp.full((config.rows, config.columns), jnp.inf),
@@ -235,13 +241,13 @@ def nearest_cells(
     def choose(open_cells: jax.Array, drone: jax.Array) -> tuple[jax.Array, jax.Array]:
         cost = squared(place[drone])
         if territory:
-            cost = jnp.where(cost <= least, cost, cost + ELSEWHERE**2)
+            cost = jnp.where(cost <= least, cost, cost + elsewhere)
         goal = argmin_cell(jnp.where(open_cells, cost, jnp.inf))
         claimed = squared((goal[::-1] + 0.5) * config.cell_size) < (CLAIM * radius) ** 2
         return open_cells & ~claimed, goal
 
     last = jnp.sum((goal_place(memory.goal, config) - place) ** 2, axis=1)
-    order = jnp.argsort(last)
+    order = jnp.argsort(jnp.where(state.time < memory.blocked, jnp.inf, last))
     _, goals = jax.lax.scan(choose, open_cells, order)
     return jnp.zeros_like(goals).at[order].set(goals)
 
@@ -258,129 +264,144 @@ def argmin_cell(cost: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(least[row]), cell, -1)
 
 
+@dataclasses.dataclass(frozen=True)
 class Sweep:
-    """The boustrophedon of one city: lanes along its longer side.
+    """The boustrophedon over one city, in lanes along its longer side.
 
     A place's order is how far along the boustrophedon it lies, metres.
     """
 
-    def __init__(self, config: EnvConfig, radius: jax.Array) -> None:
-        self.config, self.radius = config, radius
-        self.along_axis = 1 if config.city_length >= config.city_width else 0
-        extent = (config.city_width, config.city_length)
-        self.length, across = extent[self.along_axis], extent[1 - self.along_axis]
-        self.lanes = jnp.ceil(across / (LANE_WIDTH * radius))
-        self.lane_width = across / self.lanes
-        self.part_length = self.lanes * self.length / config.drones
+    config: EnvConfig
+    radius: jax.Array  # [], footprint radius, m
+
+    @property
+    def length(self) -> float:
+        """Length of a lane, metres."""
+        return max(self.config.city_length, self.config.city_width)
+
+    @property
+    def lanes(self) -> jax.Array:
+        """Number of lanes: as few as leave no gap; a whole float32."""
+        width = min(self.config.city_length, self.config.city_width)
+        return jnp.ceil(width / (LANE_WIDTH * self.radius))
+
+    @property
+    def lane_width(self) -> jax.Array:
+        """Distance between two lanes' centres, metres."""
+        return min(self.config.city_length, self.config.city_width) / self.lanes
+
+    @property
+    def part_length(self) -> jax.Array:
+        """A drone's share of the boustrophedon, metres."""
+        return self.lanes * self.length / self.config.drones
 
     def split(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Coordinates along and across the lanes."""
-        return (y, x) if self.along_axis == 1 else (x, y)
+        """Coordinates along and across the lanes, metres."""
+        return (y, x) if self.config.city_length >= self.config.city_width else (x, y)
+
+    def join(self, along: jax.Array, across: jax.Array) -> jax.Array:
+        """Places [..., 2] from coordinates along and across, metres; swaps as `split` does."""
+        return jnp.stack(self.split(along, across), axis=-1)
 
     def lane(self, across: jax.Array) -> jax.Array:
         """Number of the lane, a whole float32."""
         return jnp.clip(jnp.floor(across / self.lane_width), 0, self.lanes - 1)
+
+    def centre(self, lane: jax.Array) -> jax.Array:
+        """Coordinate across of a lane's centre, metres."""
+        return (lane + 0.5) * self.lane_width
 
     def order(self, along: jax.Array, lane: jax.Array) -> jax.Array:
         """Order of places in given lanes: odd lanes are flown backwards."""
         return lane * self.length + jnp.where(lane % 2 == 0, along, self.length - along)
 
     def place(self, order: jax.Array) -> jax.Array:
-        """Places [..., 2] on the lanes' centres."""
+        """Places [..., 2] of given order on the lanes' centres."""
         lane = jnp.clip(jnp.floor(order / self.length), 0, self.lanes - 1)
         along = order - lane * self.length
         along = jnp.where(lane % 2 == 0, along, self.length - along)
-        across = (lane + 0.5) * self.lane_width
-        return self.join(along, across)
-
-    def join(self, along: jax.Array, across: jax.Array) -> jax.Array:
-        """Places [..., 2] from coordinates along and across."""
-        pair = (across, along) if self.along_axis == 1 else (along, across)
-        return jnp.stack(jnp.broadcast_arrays(*pair), axis=-1)
+        return self.join(along, self.centre(lane))
 
 
-LANE_FRESH = 0.0
-LANE_WIDTH = 2.0
-"""Widest lane, in footprint radii."""
-
-
-def hand_out(sweep: Sweep, place: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Parts [N], headings [N] and orders reached [N] at the start.
+def hand_out(sweep: Sweep, place: jax.Array, common: Memory) -> LanesMemory:
+    """Gives drones at places [N, 2] their parts of the boustrophedon.
 
     Parts go to the drones in their order across the lanes. A drone joins its part where it is
-    nearest and first flies to the nearer end, then to the other.
+    nearest and first flies to the end that is nearer, then to the other: all it flies twice is
+    the straight way back from that end.
     """
     along, across = sweep.split(place[:, 0], place[:, 1])
     part = jnp.argsort(jnp.argsort(across)).astype(jnp.int32)
     begin = part * sweep.part_length
     end = begin + sweep.part_length
-    ends = jnp.stack([sweep.place(begin), sweep.place(end)])
-    distance = jnp.sum(jnp.abs(ends - place), axis=-1)
+    distance = jnp.sum(jnp.abs(jnp.stack([sweep.place(begin), sweep.place(end)]) - place), axis=-1)
     heading = jnp.where(distance[1] < distance[0], 1.0, -1.0)
-    own = sweep.lane(across)
-    first, last = jnp.floor(begin / sweep.length), jnp.floor((end - 1e-3) / sweep.length)
-    order = sweep.order(along, jnp.clip(own, first, last))
-    return part, heading, jnp.clip(order, begin, end)
+    # Less a metre, for a part that ends with its lane.
+    first, last = jnp.floor(begin / sweep.length), jnp.floor((end - 1.0) / sweep.length)
+    order = sweep.order(along, jnp.clip(sweep.lane(across), first, last))
+    return LanesMemory(common, part, heading, jnp.clip(order, begin, end))
 
 
-def follow(sweep: Sweep, state: State, open_cells: jax.Array, memory: tuple) -> tuple:
-    """The first open cell ahead on every drone's part.
+def next_on_lane(
+    sweep: Sweep, open_cells: jax.Array, memory: LanesMemory
+) -> tuple[jax.Array, LanesMemory]:
+    """The first open cell ahead on every drone's part; with none ahead, the drone turns round.
 
     Args:
       sweep: the boustrophedon.
-      state: one swarm.
       open_cells: [H, W] bool.
-      memory: parts, headings and orders reached, [N] each.
+      memory: parts, headings and progress.
 
     Returns:
-      The new memory; cells [N, 2] int32, -1 where the part is done; and the places [N, 2] to fly
-      to, on the lane's centre where the cell is in sight of it, metres.
+      Row and column [N, 2] int32, -1 where the part is done; and the memory after turning.
     """
-    config = sweep.config
-    y, x = cell_centres(config)
+    y, x = cell_centres(sweep.config)
     along, across = sweep.split(x, y)
     order = sweep.order(along, sweep.lane(across))
-    of_part = jnp.where(open_cells, jnp.floor(order / sweep.part_length), -1)
+    part_of = jnp.where(open_cells, jnp.floor(order / sweep.part_length), -1.0)
+    whole = sweep.lanes * sweep.length
 
-    def ahead(_, drone: tuple) -> tuple[None, tuple]:
+    def first(_: None, drone: tuple) -> tuple[None, tuple]:
         part, heading, progress = drone
-        key = jnp.where(of_part == part, heading * order, jnp.inf)
-        goal = argmin_cell(jnp.where(key >= heading * progress, key, jnp.inf))
-        back = argmin_cell(jnp.where(of_part == part, -heading * order, jnp.inf))
-        turn = goal[0] < 0
-        end = (part + (heading < 0)) * sweep.part_length
-        progress = jnp.where(
-            turn, jnp.where(heading > 0, end + sweep.part_length, end - sweep.part_length), progress
-        )
-        return None, (jnp.where(turn, back, goal), jnp.where(turn, -heading, heading), progress)
+        ahead = heading * (order - progress)
+        # All that lies ahead comes before all that lies behind, which counts from the other end.
+        cost = jnp.where(ahead >= 0, ahead, 3 * whole - heading * order)
+        goal = argmin_cell(jnp.where(part_of == part, cost, jnp.inf))
+        turn = (goal[0] >= 0) & (cost[goal[0], goal[1]] > whole)
+        far_end = (part + (heading > 0)) * sweep.part_length
+        return None, (goal, jnp.where(turn, -heading, heading), jnp.where(turn, far_end, progress))
 
-    part, heading, progress = memory
-    _, (goal, heading, progress) = jax.lax.scan(ahead, None, memory)
-    place = goal_place(goal, config)
-    goal_along, goal_across = sweep.split(place[:, 0], place[:, 1])
+    drones = (memory.part, memory.heading, memory.progress)
+    _, (goal, heading, progress) = jax.lax.scan(first, None, drones)
+    return goal, replace(memory, heading=heading, progress=progress)
+
+
+def along_lane(
+    sweep: Sweep, state: State, goal: jax.Array, memory: LanesMemory
+) -> tuple[jax.Array, LanesMemory]:
+    """Where to fly on the lane's centre to see the goals [N, 2]: places [N, 2] in metres, and the
+    memory with what the drones have passed."""
+    config = sweep.config
+    goal_along, goal_across = sweep.split(*goal_place(goal, config).T)
+    along, across = sweep.split(state.position[:, 0], state.position[:, 1])
     lane = sweep.lane(goal_across)
-    centre = (lane + 0.5) * sweep.lane_width
-    reach = 0.95 * sweep.radius
-    centre = jnp.clip(centre, goal_across - reach, goal_across + reach)
-    own_along, own_across = sweep.split(state.position[:, 0], state.position[:, 1])
+    centre = jnp.clip(sweep.centre(lane), goal_across - sweep.radius, goal_across + sweep.radius)
     # What lies beside the drone on its lane is passed; a cell missed there waits for the way back.
-    own, target = sweep.order(own_along, lane), sweep.order(goal_along, lane)
-    on_lane = sweep.lane(own_across) == lane
-    reached = heading * jnp.maximum(
-        heading * progress, jnp.minimum(heading * own, heading * target)
-    )
-    progress = jnp.where(on_lane & (goal[:, 0] >= 0), reached, progress)
-    # A drone beside its lane first flies onto it, unless a cylinder is there.
-    beside = sweep.join(own_along, centre)
-    off = jnp.abs(own_across - centre) > OFF_LANE * config.cell_size
-    off &= ~in_cylinder(state, beside, config)
+    own, target = (memory.heading * sweep.order(c, lane) for c in (along, goal_along))
+    passed = jnp.maximum(memory.heading * memory.progress, jnp.minimum(own, target))
+    on_lane = (sweep.lane(across) == lane) & (goal[:, 0] >= 0)
+    progress = jnp.where(on_lane, memory.heading * passed, memory.progress)
+    # A drone beside its lane first flies onto it, unless it is on the way around a cylinder.
+    beside = sweep.join(along, centre)
+    off = jnp.abs(across - centre) > OFF_LANE * config.cell_size
+    off &= ~near_cylinder(state, beside, config)
     place = jnp.where(off[:, None], beside, sweep.join(goal_along, centre))
-    return (part, heading, progress), goal, place
+    return place, replace(memory, progress=progress)
 
 
-def in_cylinder(state: State, place: jax.Array, config: EnvConfig) -> jax.Array:
-    """Whether places [N, 2] lie in a no-fly cylinder or within a cell of one, at the drone's
-    altitude."""
+def near_cylinder(state: State, place: jax.Array, config: EnvConfig) -> jax.Array:
+    """Whether places [N, 2] lie in or within a cell of a no-fly cylinder that reaches above the
+    drone."""
     inside = jnp.zeros(place.shape[0], bool)
     for cylinder in state.city.no_fly:
         offset = place - cylinder[:2]
@@ -394,9 +415,9 @@ def pursue(
     goal: jax.Array,
     place: jax.Array,
     memory: Memory,
+    radius: jax.Array,
+    fresh: jax.Array | float,
     config: EnvConfig,
-    radius,
-    fresh,
 ) -> tuple[jax.Array, Memory]:
     """Flies every drone towards its place.
 
@@ -405,25 +426,49 @@ def pursue(
       goal: [N, 2] int32, the cells to see; -1 for a drone without a goal, which keeps clear only.
       place: [N, 2], where to fly for that, metres.
       memory: of the last step.
+      radius: [], footprint radius, metres.
+      fresh: [] or [N, 1], worth in cells of a move that sees as much new as a straight flight does.
       config: static sizes.
 
     Returns:
       Actions [N] int32, and the new memory.
     """
-    here = state.position[:, :2]
     active = goal[:, 0] >= 0
-    place = out_of_cylinders(state, jnp.where(active[:, None], place, here), config)
-    memory = remember(state, goal, place, memory, config)
+    place = jnp.where(active[:, None], place, state.position[:, :2])
+    place = out_of_cylinders(state, place, config)
+    memory = remember(state, goal, memory, config)
     ends = state.position[:, None, :] + displacements(config)
-    way = way_length(ends[..., :2], place[:, None, :], state, config) / config.cell_size
-    offset = ends[:, :, None, :2] - memory.trail[:, None, :, :]
-    again = jnp.sum(jnp.sum(offset**2, axis=-1) < (config.cell_size / 2) ** 2, axis=-1)
-    cost = way + REVISIT * jnp.where(active[:, None], again, 0)
-    cost = cost - fresh * newly_seen(state, ends, radius, config)
-    cost = cost - 0.01 * (state.last_action[:, None] == jnp.arange(len(ACTIONS)))
-    cost = cost.at[:, ASCEND].add(-10.0).at[:, DESCEND].add(10.0)
+    cost = way_length(ends[..., :2], place[:, None, :], state, config) / config.cell_size
+    cost -= fresh * newly_seen(state, ends, radius, config)
+    cost += REVISIT * jnp.where(active[:, None], visits(memory.trail, ends, config), 0)
+    cost -= 0.01 * (state.last_action[:, None] == jnp.arange(len(ACTIONS)))  # breaks ties
+    cost = cost.at[:, ASCEND].add(-CLIMB).at[:, DESCEND].add(CLIMB)
     cost = jnp.where(state.obstruction == FREE, cost, jnp.inf)
     return keep_clear(state, ends, cost, config), memory
+
+
+def visits(trail: jax.Array, ends: jax.Array, config: EnvConfig) -> jax.Array:
+    """How often [N, A] a drone's trail [N, TRAIL, 2] has been at each of its `ends` [N, A, 3]."""
+    offset = ends[:, :, None, :2] - trail[:, None, :, :]
+    same = jnp.sum(offset**2, axis=-1) < (config.cell_size / 2) ** 2
+    return jnp.sum(same, axis=-1)
+
+
+def newly_seen(state: State, ends: jax.Array, radius: jax.Array, config: EnvConfig) -> jax.Array:
+    """Unseen cells in the footprints at `ends` [N, A, 3], as a share [N, A] of what a straight
+    flight into the unseen sees in a step."""
+    reach = footprint_cells(config)
+    row_margin, word_margin = margins(config)
+    last = jnp.array([config.rows - 1, config.columns - 1])
+
+    def count(end: jax.Array) -> jax.Array:
+        row, column = jnp.clip(jnp.floor(end[1::-1] / config.cell_size).astype(jnp.int32), 0, last)
+        start = (row - reach + row_margin, (column - reach) // WORD + word_margin)
+        mask = footprint_mask(end, radius, start, config)
+        window = jax.lax.dynamic_slice(state.unseen.words, start, mask.shape)
+        return jnp.sum(jax.lax.population_count(window & mask))
+
+    return jax.vmap(jax.vmap(count))(ends) * (config.cell_size / (2 * radius))
 
 
 def out_of_cylinders(state: State, place: jax.Array, config: EnvConfig) -> jax.Array:
@@ -475,11 +520,10 @@ def tangent_length(radius: jax.Array, distance: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.maximum(distance**2 - radius**2, 0.0))
 
 
-def remember(
-    state: State, goal: jax.Array, place: jax.Array, memory: Memory, config: EnvConfig
-) -> Memory:
-    """The memory with this step's goals [N, 2] and places [N, 2]; hopeless cells are given up."""
+def remember(state: State, goal: jax.Array, memory: Memory, config: EnvConfig) -> Memory:
+    """The memory with this step's goals [N, 2] and places; hopeless cells are given up."""
     here = state.position[:, :2]
+    place = out_of_cylinders(state, goal_place(goal, config), config)
     unseen = unpack_unseen(state.unseen, config)
     old = jnp.maximum(memory.goal, 0)
     reached = (memory.goal[:, 0] < 0) | (goal[:, 0] < 0) | ~unseen[old[:, 0], old[:, 1]]
@@ -494,23 +538,9 @@ def remember(
     rows = jnp.where(hopeless[:, None] & (columns >= 0) & (rows >= 0), rows, config.rows)
     given_up = memory.given_up.at[rows, columns].set(state.time + RETRY, mode="drop")
     trail = jnp.concatenate([here[:, None, :], memory.trail[:, :-1]], axis=1)
-    return Memory(goal, nearest, jnp.where(hopeless, 0, stalled), given_up, trail)
-
-
-def newly_seen(state: State, ends: jax.Array, radius: jax.Array, config: EnvConfig) -> jax.Array:
-    """Unseen cells in the footprint at `ends` [N, A, 3], in swaths of one cell's length: [N, A]."""
-    reach = footprint_cells(config)
-
-    def one(end: jax.Array) -> jax.Array:
-        cell = jnp.floor(end[1::-1] / config.cell_size).astype(jnp.int32)
-        cell = jnp.clip(cell, 0, jnp.array([config.rows - 1, config.columns - 1]))
-        start = window_start(cell, reach, config)
-        mask = footprint_mask(end, radius, start, config)
-        window = jax.lax.dynamic_slice(state.unseen.words, start, mask.shape)
-        return jnp.sum(jax.lax.population_count(window & mask))
-
-    count = jax.vmap(jax.vmap(one))(ends)
-    return count * config.cell_size / (2 * radius)
+    stalled = jnp.where(hopeless, 0, stalled)
+    blocked = jnp.where(hopeless, state.time + 2 * RETRY, memory.blocked)
+    return Memory(goal, nearest, stalled, blocked, given_up, trail)
 
 
 def keep_clear(state: State, ends: jax.Array, cost: jax.Array, config: EnvConfig) -> jax.Array:

@@ -30,7 +30,7 @@ from jaxqmix.types import (
 
 def draw_params(key: jax.Array, domain: DomainConfig) -> EnvParams:
     """Draws one swarm's world from the ranges of a domain. Consumes the key once."""
-    draw = jax.random.uniform(key, (8,))
+    draw = jax.random.uniform(key, (9,))
     ranges = (
         domain.building_density,
         domain.building_height,
@@ -43,9 +43,9 @@ def draw_params(key: jax.Array, domain: DomainConfig) -> EnvParams:
     )
     density, height, speed, turbulence, visibility, loss, delay, noise = (
         low + (high - low) * jnp.float32(part)
-        for (low, high), part in zip(ranges, draw, strict=True)
+        for (low, high), part in zip(ranges, draw[:8], strict=True)
     )
-    angle = 2 * jnp.pi * jax.random.uniform(jax.random.fold_in(key, 1))
+    angle = 2 * jnp.pi * draw[8]
     weights = {f.name: getattr(domain.reward, f.name) for f in dataclasses.fields(domain.reward)}
     return EnvParams(
         building_density=density,

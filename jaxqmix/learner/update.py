@@ -171,7 +171,7 @@ def make_learner(
             grads, metrics = gradient(
                 parameters, part, jnp.take(targets, chosen, axis=1), agent, mixer
             )
-            metrics["gradient_norm"] = optax.global_norm(grads)
+            metrics["gradient_norm"] = optax.tree.norm(grads)
             changes, state = optimiser.update(grads, state, parameters)
             return (optax.apply_updates(parameters, changes), state), metrics
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -93,7 +95,7 @@ def write_mp4(
 ) -> None:
     """Writes one or two trimmed episodes side by side as an MP4; cell_size in metres."""
     try:
-        from imageio_ffmpeg import write_frames
+        from imageio_ffmpeg import get_ffmpeg_exe
     except ImportError:
         raise ConfigError(
             f'out = {out} needs imageio-ffmpeg: pip install "jaxqmix[video]"'
@@ -103,19 +105,23 @@ def write_mp4(
     colours = painting.palette()
     frames = _frames(episodes, titles, cell_size, MP4_SIDE, steps, report)
     picture = colours[next(frames)]
-    writer = write_frames(
-        str(out),
-        picture.shape[1::-1],
-        fps=rate,
-        quality=7,
-        macro_block_size=2,
-        output_params=["-preset", "veryfast"],
+    height, width = picture.shape[:2]
+    command = f"-y -v error -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {rate} -i - -an"
+    command += " -c:v libx264 -preset veryfast -crf 22 -pix_fmt yuv420p -movflags +faststart"
+    # Not imageio_ffmpeg's own writer: it runs Python between fork and exec, which JAX's threads
+    # forbid.
+    encoder = subprocess.Popen(
+        [get_ffmpeg_exe(), *command.split(), str(out)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
-    with contextlib.closing(writer):
-        writer.send(None)
-        writer.send(picture)
+    # An encoder that gives up early breaks the pipe; its return code tells.
+    with contextlib.suppress(BrokenPipeError), encoder:
+        encoder.stdin.write(picture)
         for frame in frames:
             picture = colours[frame]
-            writer.send(picture)
+            encoder.stdin.write(picture)
         for _ in range(round(rate * HOLD)):
-            writer.send(picture)
+            encoder.stdin.write(picture)
+    if encoder.returncode:
+        raise OSError(errno.EIO, "the video encoder could not write it", str(out))

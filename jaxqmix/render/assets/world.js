@@ -15,7 +15,8 @@ function makeWorld(episode, palette) {
   const extent = Math.max(width, length);
   // Large cities are flat: lift heights so that they can be told apart. The page says so.
   const lift = Math.round(Math.min(Math.max(extent / 2000, 1), 3) * 2) / 2;
-  const world = { episode, palette, width, length, extent, lift, scene: new THREE.Scene(), step: -1 };
+  const world = { episode, palette, width, length, extent, lift, step: -1, labels: [] };
+  world.scene = new THREE.Scene();
   world.scene.background = new THREE.Color(palette.sky);
   world.scene.add(new THREE.HemisphereLight(0xffffff, 0x8890a0, 2.1));
   const sun = new THREE.DirectionalLight(0xffffff, 1.5);
@@ -89,7 +90,7 @@ function addNoFly(world) {
     cylinder.position.set(centreX, top / 2, centreZ);
     world.scene.add(cylinder);
     for (const level of [world.extent * 0.002, top]) {
-      const ring = new THREE.RingGeometry(radius * 0.975, radius, 64).rotateX(-Math.PI / 2);
+      const ring = new THREE.RingGeometry(radius * 0.985, radius, 64).rotateX(-Math.PI / 2);
       const edge = new THREE.MeshBasicMaterial({ color: palette.noFly, side: THREE.DoubleSide });
       const mesh = new THREE.Mesh(ring, edge);
       mesh.position.set(centreX, level, centreZ);
@@ -98,7 +99,7 @@ function addNoFly(world) {
     const label = wordSprite(`no-fly below ${Math.round(ceiling)} m`, palette.noFly);
     label.position.set(centreX, top + world.extent * 0.015, centreZ);
     world.scene.add(label);
-    (world.labels ??= []).push(label);
+    world.labels.push(label);
   }
 }
 
@@ -106,7 +107,7 @@ function addNorth(world) {
   const label = wordSprite("N", "#20242b");
   label.position.set(0, world.extent * 0.01, -world.length * 0.54);
   world.scene.add(label);
-  (world.labels ??= []).push(label);
+  world.labels.push(label);
 }
 
 
@@ -116,7 +117,7 @@ function addTrails(world) {
   const segments = length * drones;
   const corners = new Float32Array(12 * segments), colours = new Uint8Array(12 * segments);
   const indices = new Uint32Array(6 * segments);
-  const half = world.extent * 0.0016;
+  const half = world.extent * 0.0013;
   const from = new THREE.Vector3(), to = new THREE.Vector3(), side = new THREE.Vector3();
   for (let segment = 0; segment < segments; segment++) {
     const drone = segment % drones, step = Math.floor(segment / drones);
@@ -322,13 +323,14 @@ function updateWorld(world, time, trail) {
 }
 
 // Sizes drones and labels for a camera, so that they stay legible from any distance.
-function faceCamera(world, camera, pixelsHigh) {
+function faceCamera(world, camera, pixelsWide, pixelsHigh) {
+  const small = Math.min(pixelsWide, pixelsHigh) < 500;
   const { bodies, rotors, discs, rings, sprites, places } = world.drones;
   const perPixel = (2 * Math.tan((FIELD_OF_VIEW * Math.PI) / 360)) / pixelsHigh;
   const matrix = new THREE.Matrix4();
   const radii = world.episode.radii, { drones, unit } = world.episode;
   places.forEach((place, drone) => {
-    const size = Math.max(4, place.distanceTo(camera.position) * perPixel * 7);
+    const size = Math.max(4, place.distanceTo(camera.position) * perPixel * (small ? 5 : 7));
     bodies.setMatrixAt(drone, matrix.makeScale(size, size * 0.7, size).setPosition(place));
     for (let arm = 0; arm < 4; arm++) {
       const east = arm % 2 ? size : -size, south = arm < 2 ? size : -size;
@@ -341,10 +343,11 @@ function faceCamera(world, camera, pixelsHigh) {
     matrix.elements[13] *= 1.4;
     rings.setMatrixAt(drone, matrix);
     sprites[drone].position.set(place.x, place.y + 3.2 * size, place.z);
-    sprites[drone].scale.setScalar(18 * perPixel);
+    sprites[drone].scale.setScalar((small ? 15 : 18) * perPixel);
   });
   for (const mesh of [bodies, rotors, discs, rings]) mesh.instanceMatrix.needsUpdate = true;
-  for (const label of world.labels ?? []) {
-    label.scale.set(17 * perPixel * label.userData.aspect, 17 * perPixel, 1);
+  const high = (small ? 12 : 17) * perPixel;
+  for (const label of world.labels) {
+    label.scale.set(high * label.userData.aspect, high, 1);
   }
 }

@@ -1,0 +1,255 @@
+"""Bad settings are refused by name, and good ones survive being written down."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from jaxqmix.config import (
+    CheckpointConfig,
+    ConfigError,
+    DomainConfig,
+    EnvConfig,
+    EvaluationConfig,
+    LearnerConfig,
+    ReplayConfig,
+    RewardConfig,
+    RunConfig,
+    TrainingConfig,
+    from_dict,
+    to_dict,
+)
+from jaxqmix.presets import PRESETS, preset
+
+SECTIONS = {
+    "env": EnvConfig,
+    "domain": DomainConfig,
+    "reward": RewardConfig,
+    "learner": LearnerConfig,
+    "replay": ReplayConfig,
+    "training": TrainingConfig,
+    "evaluation": EvaluationConfig,
+    "checkpoint": CheckpointConfig,
+}
+
+NOT_A_NUMBER, INFINITE = float("nan"), float("inf")
+
+BAD = {
+    "env.drones": (0, -1, 101),
+    "env.city_width": (0.0, -1000.0, NOT_A_NUMBER, INFINITE, 1010.0),
+    "env.city_length": (0.0, -1000.0, NOT_A_NUMBER, INFINITE, 990.0),
+    "env.cell_size": (0.0, -20.0, NOT_A_NUMBER, INFINITE, 250.1, 1000.0, 5000.0),
+    "env.horizon": (0, -100),
+    "env.no_fly_zones": (-1, 17),
+    "env.sensing": ("radar", ""),
+    "env.coverage_target": (0.0, -0.5, NOT_A_NUMBER, INFINITE),
+    "env.min_altitude": (0.0, -20.0, NOT_A_NUMBER),
+    "env.max_altitude": (39.0, 501.0, -120.0, NOT_A_NUMBER),
+    "env.climb": (0.0, -20.0, NOT_A_NUMBER),
+    "env.cruise_speed": (0.0, -15.0, INFINITE),
+    "env.radio_range": (-1.0, NOT_A_NUMBER),
+    "env.neighbours": (-1,),
+    "env.patch": (0, 4, -5, 33),
+    "domain.building_density": ((-0.1, 1.0), (0.0, 3.1), (1.0, 0.5), (1.0,), (0.0, NOT_A_NUMBER)),
+    "domain.building_height": ((-0.1, 1.0), (0.0, 3.1), (1.0, 0.5)),
+    "domain.wind_speed": ((-1.0, 5.0), (0.0, 31.0), (5.0, 4.0)),
+    "domain.turbulence": ((-1.0, 1.0), (0.0, 11.0)),
+    "domain.visibility": ((0.0, 1.0), (0.5, 1.1), (1.0, 0.5), (0.1, 0.5, 1.0)),
+    "domain.packet_loss": ((-0.1, 0.1), (0.1, 1.1), (0.3, 0.2)),
+    "domain.delay": ((-0.1, 0.1), (0.1, 1.1), (INFINITE, INFINITE)),
+    "domain.sensor_noise": ((-1.0, 1.0), (0.0, 51.0)),
+    "reward.area": (-1.0, NOT_A_NUMBER),
+    "reward.bonus": (-0.1, INFINITE),
+    "reward.conflict": (-20.0,),
+    "reward.building_hit": (-3.0,),
+    "reward.violation": (-3.0,),
+    "reward.energy": (-0.02,),
+    "learner.network": ("transformer",),
+    "learner.mixer": ("qplex",),
+    "learner.hidden": (0, -128),
+    "learner.layers": (0, -2),
+    "learner.mixing_width": (0,),
+    "learner.gamma": (-0.1, 1.1, NOT_A_NUMBER),
+    "learner.trace": (-0.1, 1.1),
+    "learner.reward_scale": (0.0, -1.0),
+    "learner.learning_rate": (0.0, -5e-4, NOT_A_NUMBER),
+    "learner.learning_rate_hold": (-0.1, 1.1),
+    "learner.learning_rate_end": (-0.1, 1.1),
+    "learner.max_gradient_norm": (0.0, -5.0),
+    "learner.target_update": (0.0, -0.1, 1.1),
+    "learner.average_decay": (-0.1, 1.1),
+    "learner.epochs": (0,),
+    "learner.minibatches": (0, -4),
+    "replay.capacity": (0, -1),
+    "replay.warmup": (0, 5000),
+    "replay.batch": (0,),
+    "training.mode": ("offline",),
+    "training.env_steps": (0, -1),
+    "training.episodes": (0, -500),
+    "training.swarms": (0, -64),
+    "training.rollout": (0, -10),
+    "training.seed": (-1, 2**32),
+    "training.epsilon_start": (-0.1, 1.1),
+    "training.epsilon_end": (-0.1, 1.1),
+    "training.epsilon_decay_steps": (0,),
+    "training.epsilon_decay_per_episode": (-0.1, 1.1),
+    "evaluation.every_episodes": (0,),
+    "evaluation.episodes": (0,),
+    "evaluation.final_episodes": (0,),
+    "evaluation.seed": (-1, 2**32),
+    "evaluation.max_collision_rate": (-0.1, 1.1),
+    "evaluation.min_return": (NOT_A_NUMBER,),
+    "evaluation.min_coverage": (-0.1, 1.1),
+    "checkpoint.every_episodes": (0,),
+    "checkpoint.keep": (0,),
+}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [(name, value) for name, values in BAD.items() for value in values]
+)
+def test_bad_value_is_refused(setting, value):
+    """The error names the setting and the value."""
+    section, name = setting.split(".")
+    with pytest.raises(ConfigError, match=re.escape(f"{setting} = {value} ")):
+        SECTIONS[section](**{name: value})
+
+
+def test_every_setting_has_a_bad_value():
+    """No numeric or named setting goes unchecked."""
+    unchecked = {"learner.double_q", "domain.reward"}
+    settings = {f"{s}.{f.name}" for s, kind in SECTIONS.items() for f in dataclasses.fields(kind)}
+    assert settings - unchecked - set(BAD) == set()
+
+
+LIMITS = {
+    "env": ({"drones": 1}, {"drones": 100}, {"coverage_target": 1.0}, {"no_fly_zones": 16}),
+    "domain": ({"visibility": (0.05, 1.0)}, {"packet_loss": (0.0, 1.0)}, {"delay": (1.0, 1.0)}),
+    "learner": ({"gamma": 1.0}, {"trace": 0.0}, {"target_update": 1.0}, {"average_decay": 0.0}),
+    "training": ({"seed": 2**32 - 1}, {"epsilon_start": 0.0}, {"epsilon_decay_per_episode": 1.0}),
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "values"), [(name, values) for name, many in LIMITS.items() for values in many]
+)
+def test_limits_are_allowed(section, values):
+    """The ends of each range belong to it."""
+    config = SECTIONS[section](**values)
+    assert all(getattr(config, name) == value for name, value in values.items())
+
+
+def test_more_drones_than_fit_are_refused():
+    """The error says how many fit."""
+    with pytest.raises(ConfigError, match=r"env\.drones = 7 .*at most 6 drones"):
+        EnvConfig(drones=7, city_width=160.0, city_length=120.0)
+
+
+@pytest.mark.parametrize(
+    ("training", "named"),
+    [
+        ({"env_steps": 639}, "training.env_steps = 639 "),
+        ({"episodes": 6}, "training.episodes = 6 "),
+        ({"swarms": 4096, "rollout": 128}, "training.env_steps = 300000 "),
+    ],
+)
+def test_budget_below_one_rollout_is_refused(training, named):
+    """A run must pay for one rollout of all swarms: 64 x 10 env steps by default."""
+    with pytest.raises(ConfigError, match=re.escape(named)):
+        RunConfig(training=TrainingConfig(**training))
+
+
+def test_smallest_budgets_are_allowed():
+    """Exactly one rollout is enough, in env steps and in episodes of 100 steps."""
+    assert RunConfig(training=TrainingConfig(env_steps=640)).chunks == 1
+    assert RunConfig(training=TrainingConfig(episodes=7)).chunks == 1
+    assert RunConfig(training=TrainingConfig(episodes=64)).budget == 6400
+
+
+def test_sections_must_agree():
+    """Minibatches divide the batch, and the store holds a rollout."""
+    with pytest.raises(ConfigError, match=r"learner\.minibatches = 3 .*64 sequences"):
+        RunConfig(learner=LearnerConfig(minibatches=3))
+    replay = TrainingConfig(mode="replay")
+    with pytest.raises(ConfigError, match=r"learner\.minibatches = 4 .*30 sequences"):
+        RunConfig(training=replay, replay=ReplayConfig(batch=30))
+    with pytest.raises(ConfigError, match=r"replay\.capacity = 32 .*64"):
+        RunConfig(training=replay, replay=ReplayConfig(capacity=32, warmup=8))
+    RunConfig(replay=ReplayConfig(capacity=32, warmup=8, batch=30))
+
+
+def test_grid_has_rows_along_y():
+    """A wide city has more columns than rows."""
+    config = EnvConfig(city_width=880.0, city_length=600.0)
+    assert (config.rows, config.columns) == (30, 44)
+    assert config.step_seconds == pytest.approx(20 / 15)
+
+
+def test_configs_are_frozen_and_hashable():
+    """A config can be a static argument."""
+    assert hash(RunConfig()) == hash(RunConfig())
+    assert EnvConfig(drones=3) != EnvConfig(drones=4)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EnvConfig().drones = 3
+
+
+CUSTOM = RunConfig(
+    preset="mine",
+    env=EnvConfig(drones=3, city_width=880.0, city_length=600.0, sensing="probabilistic"),
+    domain=DomainConfig(visibility=(0.5, 0.75), reward=RewardConfig(conflict=7.5)),
+    learner=LearnerConfig(mixer="vdn", minibatches=2),
+    training=TrainingConfig(episodes=1234, epsilon_decay_per_episode=0.995, swarms=8),
+    checkpoint=CheckpointConfig(keep=5),
+)
+
+
+@pytest.mark.parametrize("config", [*PRESETS.values(), CUSTOM], ids=lambda config: config.preset)
+def test_round_trip(config):
+    """A config written as JSON and read again is the same config."""
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    assert from_dict(to_dict(config.env), EnvConfig) == config.env
+
+
+def test_missing_settings_keep_their_defaults():
+    """Only what is written differs."""
+    config = from_dict({"env": {"drones": 7}, "domain": {"reward": {"area": 2.0}}})
+    expected = RunConfig(
+        env=EnvConfig(drones=7), domain=DomainConfig(reward=RewardConfig(area=2.0))
+    )
+    assert config == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ({"drone": 5}, "drone = 5 "),
+        ({"env": {"dronez": 5}}, "env.dronez = 5 "),
+        ({"domain": {"reward": {"areas": 1}}}, "domain.reward.areas = 1 "),
+        ({"training": {"batch": 1}}, "training.batch = 1 "),
+    ],
+)
+def test_unknown_setting_is_refused(data, named):
+    """A typo is an error that lists the known settings, not a new setting."""
+    with pytest.raises(ConfigError, match=re.escape(named) + ".*known settings"):
+        from_dict(data)
+
+
+def test_bad_value_in_a_dictionary_is_refused():
+    """Reading checks as making does."""
+    with pytest.raises(ConfigError, match=r"env\.drones = 0 "):
+        from_dict({"env": {"drones": 0}})
+
+
+def test_presets():
+    """Each preset has its name and its mission; an unknown one is refused by name."""
+    missions = {name: (p.env.drones, p.env.city_width, p.env.rows) for name, p in PRESETS.items()}
+    assert missions["quick"] == (5, 1000.0, 50)
+    assert missions["full"] == (10, 5000.0, 100)
+    assert missions["scale20"] == (20, 5000.0, 100)
+    for name in PRESETS:
+        assert preset(name).preset == name
+    with pytest.raises(ConfigError, match=r"preset = huge .*quick"):
+        preset("huge")

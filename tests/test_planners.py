@@ -1,0 +1,262 @@
+"""The scripted planners: legal, safe in calm air, thorough, and never stuck."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxqmix import planners
+from jaxqmix.city import finish_city
+from jaxqmix.config import ConfigError, DomainConfig, EnvConfig
+from jaxqmix.env import sensing, urban_grid
+from jaxqmix.types import EAST, FREE, HOVER, NO_FLY, WEST, City, replace
+
+SENSIBLE = ("greedy", "voronoi", "lanes")
+TOWN = EnvConfig(
+    drones=3,
+    city_width=700.0,
+    city_length=460.0,
+    horizon=90,
+    no_fly_zones=2,
+    neighbours=0,
+    patch=1,
+    coverage_target=1.1,
+)
+"""23 x 35 cells of 20 m; the target is out of reach, so that every flight lasts to the horizon."""
+CALM = DomainConfig(
+    wind_speed=(0.0, 0.0), turbulence=(0.0, 0.0), packet_loss=(0.0, 0.0), delay=(0.0, 0.0)
+)
+ROUGH = DomainConfig()
+OPEN = dataclasses.replace(CALM, building_density=(0.0, 0.0), building_height=(0.0, 0.0))
+SWARMS = 8
+
+
+@functools.cache
+def fly(name: str, config: EnvConfig, domain: DomainConfig, wall: bool = False) -> dict:
+    """Flies `SWARMS` swarms to the horizon: arrays [B, T, ...] of what happened."""
+    policy = planners.planner(name, config)
+    city = walled_city(config) if wall else None
+
+    def step(carry: tuple, key: jax.Array) -> tuple[tuple, dict]:
+        params, state, timestep, memory = carry
+        policy_key, step_key = jax.random.split(key)
+        actions, memory = policy(policy_key, state, timestep, memory)
+        chosen = jnp.take_along_axis(state.obstruction, actions[:, None], axis=1)[:, 0]
+        state, timestep = urban_grid.step(step_key, state, actions, params, config)
+        out = {
+            "actions": actions,
+            "blocked": chosen != FREE,
+            "conflict": timestep.events.conflict,
+            "hit": timestep.events.building_hit | timestep.events.violation,
+            "coverage": timestep.coverage,
+            "altitude": state.position[:, 2],
+        }
+        return (params, state, timestep, memory), out
+
+    def episode(key: jax.Array) -> dict:
+        params_key, reset_key, key = jax.random.split(key, 3)
+        params = urban_grid.draw_params(params_key, domain)
+        state, timestep = urban_grid.reset(reset_key, params, config, city)
+        carry = (params, state, timestep, policy.initial_memory())
+        return jax.lax.scan(step, carry, jax.random.split(key, config.horizon))[1]
+
+    quick_to_compile = {"xla_backend_optimization_level": 0}
+    flown = jax.jit(jax.vmap(episode), compiler_options=quick_to_compile)
+    return jax.device_get(flown(jax.random.split(jax.random.key(3), SWARMS)))
+
+
+def walled_city(config: EnvConfig) -> City:
+    """A city cut in two by a wall that no drone can overfly, with one gap, and a cylinder."""
+    heights = jnp.zeros((config.rows, config.columns), jnp.uint8)
+    heights = heights.at[4:, config.columns // 2].set(200)
+    no_fly = jnp.array([[config.city_width * 0.8, config.city_length * 0.6, 90.0, 500.0]])
+    params = urban_grid.draw_params(jax.random.key(0), OPEN)
+    return finish_city(heights, no_fly, params, config)
+
+
+def test_unknown_planner_is_refused():
+    with pytest.raises(ConfigError, match=r"planner = spiral .* 'voronoi', 'lanes'"):
+        planners.planner("spiral", TOWN)
+
+
+def test_random_takes_every_available_action_and_no_other():
+    config = dataclasses.replace(TOWN, drones=1)
+    available = np.array([1, 0, 1, 1, 0, 0, 1], bool)
+    state = world(config, [[350.0, 230.0, 60.0]])[0]
+    state = replace(state, obstruction=jnp.where(available, FREE, NO_FLY)[None])
+    keys = jax.random.split(jax.random.key(0), 400)
+    policy = planners.planner("random", config)
+    actions = jax.vmap(lambda key: policy(key, state, None, ())[0][0])(keys)
+    counts = np.bincount(actions, minlength=7)
+    assert (counts[~available] == 0).all()
+    assert (counts[available] > 60).all()  # 100 expected, standard deviation 9
+
+
+@pytest.mark.parametrize("name", planners.PLANNERS)
+def test_legal_actions_in_rough_air(name):
+    flight = fly(name, TOWN, ROUGH)
+    assert flight["actions"].dtype == np.int32
+    assert not flight["blocked"].any()
+    assert flight["hit"].any()  # late commands do strike something, so `blocked` had a chance
+
+
+@pytest.mark.parametrize("name", SENSIBLE)
+def test_rough_air_is_nearly_safe_and_covered(name):
+    flight, aimless = fly(name, TOWN, ROUGH), fly("random", TOWN, ROUGH)
+    assert flight["conflict"].mean() < 0.005
+    assert flight["hit"].mean() < 0.01
+    assert flight["coverage"][:, -1].mean() > 0.95
+    assert (flight["coverage"][:, -1] > aimless["coverage"][:, -1] + 0.1).all()
+
+
+@pytest.mark.parametrize("name", SENSIBLE)
+def test_wall_and_cylinder_do_not_hold_a_drone_for_ever(name):
+    # The same flights show calm air: nothing is ever struck, and no drone comes too close.
+    flight = fly(name, dataclasses.replace(TOWN, horizon=150), CALM, wall=True)
+    assert flight["coverage"][:, -1].min() > 0.98
+    assert not flight["blocked"].any()
+    assert not flight["conflict"].any()
+    assert not flight["hit"].any()
+
+
+def test_crowd_in_a_tall_city_keeps_apart_and_climbs():
+    crowd = dataclasses.replace(
+        TOWN, drones=20, city_width=460.0, city_length=700.0, no_fly_zones=0, horizon=40
+    )
+    flight = fly("lanes", crowd, OPEN)
+    assert not flight["conflict"].any()
+    assert flight["coverage"][:, -1].min() >= 0.95
+    assert (flight["altitude"][:, -1] == crowd.max_altitude).all()
+
+
+def test_one_drone_sweeps_alone():
+    alone = dataclasses.replace(TOWN, drones=1, horizon=150, no_fly_zones=0)
+    flight = fly("voronoi", alone, OPEN)
+    assert flight["coverage"][:, -1].min() >= 0.95
+
+
+def test_way_around_a_cylinder():
+    config = dataclasses.replace(TOWN, drones=2)
+    city = City(
+        jnp.zeros((config.rows, config.columns), jnp.uint8),
+        jnp.array([[300.0, 200.0, 50.0, 100.0]]),
+        jnp.int32(1),
+    )
+    state = world(config, [[200.0, 200.0, 60.0], [200.0, 200.0, 100.0]])[0]
+    state = replace(state, city=city)
+    start = jnp.array([[[200.0, 200.0], [200.0, 300.0]]] * 2)
+    end = jnp.array([[[400.0, 200.0]]] * 2)
+    length = planners.way_length(start, end, state, config)
+    radius = 60.0  # half a cell of margin
+    tangent, angle = math.sqrt(100**2 - radius**2), math.acos(radius / 100)
+    around = 2 * tangent + radius * (math.pi - 2 * angle)
+    straight = math.hypot(200, 100)
+    np.testing.assert_allclose(length[1], [200, straight], rtol=1e-5)  # above the ceiling
+    np.testing.assert_allclose(length[0, 0], around, rtol=1e-5)
+    # The line from (200, 300) passes the centre at 44.7 m, inside the circle.
+    assert straight < length[0, 1] < straight + radius
+
+
+def test_goals_by_brute_force():
+    places = [[105.0, 97.0, 60.0], [160.0, 97.0, 60.0], [531.0, 333.0, 60.0]]
+    state, _ = world(TOWN, places)
+    open_cells = np.random.default_rng(0).random((TOWN.rows, TOWN.columns)) < 0.3
+    y, x = (np.arange(n) * 20.0 + 10 for n in (TOWN.rows, TOWN.columns))
+    squared = np.stack([(x - px) ** 2 + (y[:, None] - py) ** 2 for px, py, _ in places])
+    memory = planners.initial_memory(TOWN)
+    for territory in (False, True):
+        goals = planners.nearest_cells(
+            state, jnp.array(open_cells), memory, jnp.float32(60.0), territory, TOWN
+        )
+        left = open_cells.copy()
+        for drone, goal in enumerate(np.asarray(goals)):  # equal memories: lowest index first
+            allowed = left
+            if territory and (left & (squared.argmin(axis=0) == drone)).any():
+                allowed = left & (squared.argmin(axis=0) == drone)
+            assert allowed[tuple(goal)]
+            assert squared[drone][tuple(goal)] == squared[drone][allowed].min()
+            around = (x - x[goal[1]]) ** 2 + (y[:, None] - y[goal[0]]) ** 2
+            left &= around >= (planners.CLAIM * 60.0) ** 2
+    nothing = jnp.zeros((TOWN.rows, TOWN.columns), bool)
+    none = planners.nearest_cells(state, nothing, memory, jnp.float32(60.0), True, TOWN)
+    assert (none == -1).all()
+
+
+def test_drones_that_want_to_swap_do_not():
+    config = dataclasses.replace(TOWN, drones=2)
+    state, ends = world(config, [[310.0, 230.0, 60.0], [350.0, 230.0, 60.0]])
+    cost = jnp.ones((2, 7)).at[0, EAST].set(0.0).at[1, WEST].set(0.0)
+    actions = np.asarray(planners.keep_clear(state, ends, cost, config))
+    assert tuple(actions) != (EAST, WEST)
+    after = ends[jnp.arange(2), actions]
+    assert not urban_grid.dynamics.conflicts(state.position, after).any()
+    far, ends = world(config, [[110.0, 230.0, 60.0], [350.0, 230.0, 60.0]])
+    assert tuple(planners.keep_clear(far, ends, cost, config)) == (EAST, WEST)
+
+
+def test_drones_too_close_separate():
+    config = dataclasses.replace(TOWN, drones=2)
+    state, ends = world(config, [[310.0, 230.0, 60.0], [318.0, 230.0, 60.0]])
+    actions = planners.keep_clear(state, ends, jnp.zeros((2, 7)).at[:, HOVER].set(-1.0), config)
+    apart = ends[0, actions[0]] - ends[1, actions[1]]
+    assert jnp.linalg.norm(apart) >= 20.0
+
+
+def test_hopeless_cell_is_given_up_and_tried_again():
+    config = dataclasses.replace(TOWN, drones=1)
+    state, _ = world(config, [[110.0, 110.0, 60.0]])
+    goal, memory = jnp.array([[10, 20]]), planners.initial_memory(config)
+    given_up_after = None
+    for step in range(planners.PATIENCE + 5):
+        memory = planners.remember(replace(state, time=jnp.int32(step)), goal, memory, config)
+        if given_up_after is None and memory.given_up[10, 20] > step:
+            given_up_after = step
+    assert given_up_after == planners.PATIENCE  # the first step sets the goal
+    for step, left_alone in ((given_up_after + 1, True), (given_up_after + planners.RETRY, False)):
+        cells = planners.cells_to_see(replace(state, time=jnp.int32(step)), memory, config)
+        assert bool(cells[10, 20]) != left_alone
+        assert bool(cells[10, 23])
+
+
+@pytest.mark.parametrize("width, length", [(700.0, 460.0), (460.0, 700.0)])
+def test_lanes_cut_the_city_into_equal_parts(width, length):
+    config = dataclasses.replace(TOWN, city_width=width, city_length=length)
+    sweep = planners.Sweep(config, jnp.float32(100.0))
+    assert sweep.lanes == 3  # 460 m in lanes of at most 200 m
+    y, x = planners.cell_centres(config)
+    along, across = sweep.split(x, y)
+    order = np.asarray(sweep.order(along, sweep.lane(across)))
+    parts = np.bincount((order // sweep.part_length).astype(int).ravel(), minlength=3)
+    assert parts.sum() == config.rows * config.columns
+    assert parts.min() > 0.9 * parts.max()
+    # Going along the boustrophedon, the place never jumps by more than a lane's width.
+    places = np.asarray(sweep.place(jnp.arange(5.0, 2100.0, 10.0)))
+    assert np.abs(np.diff(places, axis=0)).sum(axis=1).max() <= sweep.lane_width + 10
+    assert places.min() > 0
+    assert (places.max(axis=0) <= [width, length]).all()
+
+
+def world(config: EnvConfig, places: list) -> tuple:
+    """A state in an open city with drones at given places, and where each action leads."""
+    params = urban_grid.draw_params(jax.random.key(0), OPEN)
+    position = jnp.array(places, jnp.float32)
+    nothing = jnp.zeros((config.rows, config.columns), jnp.uint8)
+    city = finish_city(nothing, jnp.zeros((0, 4)), params, config)
+    state = urban_grid.State(
+        city=city,
+        unseen=sensing.pack_unseen(jnp.ones((config.rows, config.columns), bool), config),
+        position=position,
+        last_action=jnp.full(config.drones, HOVER, jnp.int32),
+        link=jnp.zeros(config.drones, jnp.int32),
+        obstruction=urban_grid.dynamics.obstructed_actions(city, position, config),
+        time=jnp.int32(0),
+        seen=jnp.int32(0),
+        uncredited=jnp.int32(0),
+    )
+    return state, position[:, None, :] + urban_grid.dynamics.displacements(config)

@@ -1,0 +1,282 @@
+"""Pictures of a small episode: the right kind of file, size and colours."""
+
+from __future__ import annotations
+
+import base64
+import builtins
+import json
+import re
+
+import numpy as np
+import pytest
+
+from jaxqmix.config import ConfigError
+from jaxqmix.render import painting, render, scene
+from jaxqmix.render.animation import shown_steps
+from jaxqmix.render.still import ground_image
+from jaxqmix.types import DELAYED, LOST, Episode, Events, replace
+
+CELL = 10.0
+ROWS, COLUMNS, DRONES, STEPS, HORIZON = 12, 20, 2, 6, 8
+
+
+def small_episode() -> Episode:
+    """Two drones fly east for 6 of 8 steps; columns become seen one by one, from the west.
+
+    The city is 12 x 20 cells of 10 m. One 200 m building stands at row 2, column 15, cell (11, 19)
+    is not coverable, and one cylinder stands at x = 150 m, y = 80 m.
+    """
+    heights = np.zeros((ROWS, COLUMNS), np.uint8)
+    heights[2, 15] = 200
+    coverable = np.ones((ROWS, COLUMNS), bool)
+    coverable[11, 19] = False
+    seen_at = np.full((ROWS, COLUMNS), -1, np.int32)
+    seen_at[:, : STEPS + 1] = np.arange(STEPS + 1)
+    step = np.minimum(np.arange(HORIZON + 1), STEPS)
+    positions = np.zeros((HORIZON + 1, DRONES, 3), np.float32)
+    positions[..., 0] = 5 + CELL * step[:, None]
+    positions[:, 0, 1], positions[:, 1, 1] = 25, 95
+    positions[..., 2] = 40
+    coverage = np.zeros(HORIZON + 1, np.float32)
+    coverage[: STEPS + 1] = (np.arange(STEPS + 1) + 1) * ROWS / coverable.sum()
+    flags = {name: np.zeros((HORIZON, DRONES), bool) for name in ("conflict", "violation")}
+    flags["conflict"][2] = True
+    flags["violation"][4, 1] = True
+    link = np.zeros((HORIZON, DRONES), np.int32)
+    link[1, 0], link[3, 1] = LOST, DELAYED
+    still = np.zeros((HORIZON, DRONES), bool)
+    return Episode(
+        heights=heights,
+        no_fly=np.array([[150, 80, 25, 120]], np.float32),
+        coverable=coverable,
+        seen_at=seen_at,
+        positions=positions,
+        radii=np.full((HORIZON + 1, DRONES), 12.0, np.float32),
+        actions=np.full((HORIZON, DRONES), 3, np.int32),
+        link=link,
+        events=Events(np.full((HORIZON, DRONES), 3), building_hit=still, border=still, **flags),
+        reward=np.zeros(HORIZON, np.float32),
+        coverage=coverage,
+        length=np.int32(STEPS),
+        wind=np.array([3.0, 4.0], np.float32),
+        visibility=np.float32(1),
+    )
+
+
+def opened(path):
+    from PIL import Image
+
+    return Image.open(path)
+
+
+def test_another_ending_is_refused(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"x\.foo is not allowed: must end in \.png, \.gif, \.mp4 or \.html"
+    ):
+        render(small_episode(), tmp_path / "x.foo", cell_size=CELL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_of_episodes_is_refused(tmp_path):
+    episode = small_episode()
+    batch = replace(episode, positions=episode.positions[None], heights=episode.heights[None])
+    with pytest.raises(ConfigError, match="must be one episode"):
+        render(batch, tmp_path / "x.png", cell_size=CELL)
+
+
+def test_trim_drops_the_padding_and_figures_count_drone_steps():
+    episode = scene.trim(small_episode())
+    assert episode.positions.shape == (STEPS + 1, DRONES, 3)
+    assert episode.events.conflict.shape == (STEPS, DRONES)
+    figures = scene.figures(episode)
+    assert figures.conflicts.tolist() == [0, 0, 0, 2, 2, 2, 2]
+    assert figures.violations.tolist() == [0, 0, 0, 0, 0, 1, 1]
+    assert figures.lost.tolist() == [0, 0, 1, 1, 1, 1, 1]
+    expected = "coverage 35.1 % · 2 conflicts · 0 building hits · 1 violation"
+    assert figures.caption(STEPS) == expected
+
+
+@pytest.mark.parametrize(
+    ("wind", "words"),
+    [
+        ((0, 0), "no wind"),
+        ((2, 0), "wind 2.0 m/s to E"),
+        ((0, 3), "wind 3.0 m/s to S"),
+        ((0, -3), "wind 3.0 m/s to N"),
+        ((-1, -1), "wind 1.4 m/s to NW"),
+    ],
+)
+def test_wind_words_have_north_where_y_is_small(wind, words):
+    assert scene.wind_words(np.array(wind, np.float32)) == words
+
+
+def test_ground_shows_seen_unseen_hidden_and_buildings():
+    image = ground_image(scene.trim(small_episode()))
+    assert image.shape == (ROWS, COLUMNS, 3)
+    assert image[0, STEPS].tolist() == scene.rgb(scene.SEEN).tolist()
+    assert image[0, STEPS + 1].tolist() == scene.rgb(scene.UNSEEN).tolist()
+    assert image[11, 19].tolist() == scene.rgb(scene.HIDDEN).tolist()
+    assert (image[2, 15] < image[2, 14]).all()
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_still(tmp_path, other):
+    episode = small_episode()
+    second = {"other": episode, "other_title": "Planner"} if other else {}
+    calls = []
+    out = render(
+        episode,
+        tmp_path / "new" / "still.PNG",
+        cell_size=CELL,
+        title="Policy",
+        progress=lambda *call: calls.append(call),
+        **second,
+    )
+    with opened(out) as image:
+        assert image.format == "PNG"
+        width, height = image.size
+        colours = {colour for _, colour in image.convert("RGB").getcolors(2**24)}
+    assert width > height and (width > 1800) == other
+    for colour in (scene.SEEN, scene.UNSEEN, scene.HUES[0], scene.HUES[1], scene.CONFLICT):
+        assert tuple(scene.rgb(colour).astype(int)) in colours
+    assert calls == [(1, 1)]
+
+
+def test_a_painted_map_shows_what_is_seen_by_then():
+    episode = scene.trim(small_episode())
+    panel = painting.Panel(episode, "", CELL, side=200)
+    assert panel.map == (120, 200)
+    first, last = panel.paint(0), panel.paint(STEPS)
+    kinds = {name: getattr(painting, name) for name in ("SEEN", "UNSEEN", "LOOKED_AT", "HIDDEN")}
+    # Row 6 lies between the drones, far from every footprint; 10 pixels are a cell.
+    assert first[65, 5] == last[65, 5] == kinds["SEEN"]
+    assert first[65, 35] == kinds["UNSEEN"] and last[65, 35] == kinds["SEEN"]
+    assert first[65, 75] == last[65, 75] == kinds["UNSEEN"]
+    assert last[119, 199] == kinds["HIDDEN"]
+    assert first[33, 5] == kinds["LOOKED_AT"]  # 8 m south of the first drone
+    assert kinds["UNSEEN"] < last[25, 155] < kinds["SEEN"]  # the building
+    assert last[25, 65] == painting.FIRST_DRONE and last[95, 65] == painting.FIRST_DRONE + 1
+
+
+def test_a_lost_and_a_late_command_look_different():
+    episode = scene.trim(small_episode())
+    panel = painting.Panel(episode, "", CELL, side=200)
+    marks = {}
+    for step in (1, 2, 4):
+        frame = panel.paint(step)
+        x = 5 + 10 * step
+        marks[step] = [frame[y - 2 : y + 3, x - 2 : x + 3] for y in (25, 95)]
+    assert (marks[1][0] == painting.FIRST_DRONE).all()
+    assert set(np.unique(marks[2][0])) == {painting.PAPER, painting.INK}  # lost: a cross on white
+    late = set(np.unique(marks[4][1]))
+    assert {painting.PAPER, painting.FIRST_DRONE + 1} <= late  # late: half white
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_gif_holds_exactly_the_painted_frames(tmp_path, other):
+    episode, calls = small_episode(), []
+    out = render(
+        episode,
+        tmp_path / "flight.gif",
+        cell_size=CELL,
+        other=replace(episode, length=np.int32(3)) if other else None,
+        progress=lambda *call: calls.append(call),
+    )
+    episodes = [scene.trim(episode)]
+    if other:
+        episodes.append(scene.trim(replace(episode, length=np.int32(3))))
+    side = 400 if other else 500
+    sheet = painting.Sheet([painting.Panel(item, "", CELL, side) for item in episodes])
+    colours = painting.palette()
+    with opened(out) as image:
+        assert image.format == "GIF" and image.n_frames == STEPS + 1
+        for step in range(STEPS + 1):
+            image.seek(step)
+            expected = colours[sheet.paint(step, STEPS)]
+            np.testing.assert_array_equal(np.asarray(image.convert("RGB")), expected)
+    assert calls == [(done, STEPS + 1) for done in range(1, STEPS + 2)]
+
+
+def test_long_episodes_skip_steps_but_keep_the_ends():
+    assert shown_steps(6, 220) == list(range(7))
+    steps = shown_steps(1001, 220)
+    assert steps[0] == 0 and steps[-1] == 1001 and len(steps) <= 222
+    assert shown_steps(0, 220) == [0]
+
+
+def test_mp4(tmp_path):
+    pytest.importorskip("imageio_ffmpeg", reason="the extra video is not installed")
+    from imageio_ffmpeg import count_frames_and_secs
+
+    out = render(small_episode(), tmp_path / "flight.mp4", cell_size=CELL)
+    frames, seconds = count_frames_and_secs(str(out))
+    assert frames >= STEPS + 1 and seconds > 2
+
+
+def test_mp4_without_the_extra_names_it(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *args, **options):
+        if name == "imageio_ffmpeg":
+            raise ImportError(name)
+        return real(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ConfigError, match=r'pip install "jaxqmix\[video\]"'):
+        render(small_episode(), tmp_path / "flight.mp4", cell_size=CELL)
+
+
+def page_data(page: str) -> dict:
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+
+
+def test_replay_holds_the_episode_and_needs_no_network(tmp_path):
+    episode = small_episode()
+    title = "</script><b>Policy & Co</b>"
+    out = render(episode, tmp_path / "replay.html", cell_size=CELL, title=title, other=episode)
+    page = out.read_text(encoding="utf-8")
+    assert "{{" + "data}}" not in page and "<title>&lt;/script&gt;" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    data = page_data(page)
+    assert len(data["views"]) == 2
+    view = data["views"][0]
+    assert view["title"] == title
+    assert (view["rows"], view["columns"]) == (ROWS, COLUMNS)
+    assert (view["length"], view["drones"]) == (STEPS, DRONES)
+    positions = np.frombuffer(base64.b64decode(view["positions"]), "<i2") * view["unit"]
+    positions = positions.reshape(STEPS + 1, DRONES, 3)
+    middle = [COLUMNS * CELL / 2, ROWS * CELL / 2, 0]
+    np.testing.assert_allclose(positions + middle, episode.positions[: STEPS + 1], atol=0.051)
+    seen_at = np.frombuffer(base64.b64decode(view["seenAt"]), "<i2").reshape(ROWS, COLUMNS)
+    np.testing.assert_array_equal(seen_at, episode.seen_at)
+    marks = np.frombuffer(base64.b64decode(view["marks"]), "u1").reshape(STEPS, DRONES)
+    assert marks.tolist() == [[0, 0], [LOST, 0], [4, 4], [0, DELAYED], [0, 16], [0, 0]]
+
+
+def test_replay_of_a_very_wide_city_keeps_positions_in_16_bits(tmp_path):
+    out = render(small_episode(), tmp_path / "wide.html", cell_size=5000.0)
+    view = page_data(out.read_text(encoding="utf-8"))["views"][0]
+    positions = np.frombuffer(base64.b64decode(view["positions"]), "<i2") * view["unit"]
+    assert positions[0] + COLUMNS * 2500 == pytest.approx(5, abs=view["unit"])
+
+
+def test_a_replay_of_twenty_drones_and_400_steps_is_below_five_megabytes(tmp_path):
+    random = np.random.default_rng(0)
+    small, shape = small_episode(), (400, 20)
+    flags = Events(*(random.random(shape) < 0.1 for _ in range(5)))
+    episode = replace(
+        small,
+        heights=random.integers(0, 200, (100, 100)).astype(np.uint8),
+        coverable=np.ones((100, 100), bool),
+        seen_at=random.integers(-1, 400, (100, 100)),
+        positions=random.random((401, 20, 3)) * 5000,
+        radii=np.full((401, 20), 120.0),
+        actions=np.zeros(shape, int),
+        link=random.integers(0, 3, shape),
+        events=flags,
+        reward=np.zeros(400),
+        coverage=np.linspace(0, 1, 401),
+        length=np.int32(400),
+    )
+    out = render(episode, tmp_path / "large.html", cell_size=50.0)
+    assert out.stat().st_size < 1.5e6
