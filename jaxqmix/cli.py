@@ -120,6 +120,9 @@ def one_line(box: str) -> str:
     lines = [line.strip("│╭╮╰╯─|+ \t") for line in text.splitlines()]
     lines = [line for line in lines if line.strip("-")][1:] or ["arguments not understood"]
     message = re.sub(r"^Error parsing config(\.\w+)*: ", "", lines[0])
+    if message.startswith("Missing from"):
+        named = next((line.split()[0] for line in lines if line.startswith("--")), "one")
+        return f"setting {named} is missing: see --help"
     unknown = re.match(r"Unrecognized options: ([^,]+)", message)
     if unknown:
         close = [line.split()[0] for line in lines if line.startswith("--")]
@@ -174,7 +177,7 @@ def evaluate_command(arguments: list[str]) -> int:
     """`jaxqmix evaluate RUN_OR_CHECKPOINT`, or a preset with --planner."""
     names, rest = positionals(arguments)
     given = parse(Evaluate, rest, "jaxqmix evaluate RUN", Evaluate())
-    import jaxqmix.api as api
+    from jaxqmix import api
     from jaxqmix.console import show_report
 
     flyer = find_flyer(single(names, "run"), given.planner, given.drones)
@@ -194,8 +197,7 @@ def evaluate_command(arguments: list[str]) -> int:
 
 def find_flyer(name: str | None, planner: str | None, drones: int | None) -> Any:
     """A trained policy from a run, or a planner under a run's or a preset's config."""
-    import jaxqmix.api as api
-    import jaxqmix.checkpoints as checkpoints
+    from jaxqmix import api, checkpoints
     from jaxqmix.compilation import enable_cache
 
     enable_cache()
@@ -224,7 +226,7 @@ def render_command(arguments: list[str]) -> int:
     given = parse(Render, rest, "jaxqmix render RUN")
     allowed = (".png", ".gif", ".mp4", ".html")
     require(given.out.suffix.lower() in allowed, "out", given.out, f"must end in one of {allowed}")
-    import jaxqmix.api as api
+    from jaxqmix import api
     from jaxqmix.console import frames
     from jaxqmix.render import render
 
