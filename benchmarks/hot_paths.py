@@ -1,0 +1,142 @@
+"""Which way of stamping footprints and of drawing a city is fastest?
+
+Variants of each hot path, side by side in one run, in microseconds per env step of one swarm (or
+per city). `kept` is what the package uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from common import measure, save
+from rich.console import Console
+from rich.table import Table
+
+from jaxqmix.city import footprint_radius, generate_heights, zone_density
+from jaxqmix.compilation import jit
+from jaxqmix.config import EnvConfig
+from jaxqmix.env import sensing
+from jaxqmix.env.urban_grid import draw_params, reset
+from jaxqmix.presets import preset
+
+STEPS = 50
+
+
+def dense_words(unseen, position, visibility, config):
+    """Every footprint against every word of the map, one OR after the other."""
+    rows, words = unseen.words.shape
+    row_margin, word_margin = sensing.margins(config)
+    y = (jnp.arange(rows) - row_margin + 0.5) * config.cell_size
+    first_cells = (jnp.arange(words) - word_margin) * sensing.WORD
+    seen = jnp.zeros_like(unseen.words)
+    for place in position:
+        radius = footprint_radius(place[2], visibility)
+        squared = radius**2 - (y - place[1]) ** 2
+        half = jnp.sqrt(jnp.maximum(squared, 0.0))
+        first = jnp.ceil((place[0] - half) / config.cell_size - 0.5).astype(jnp.int32)
+        last = jnp.floor((place[0] + half) / config.cell_size - 0.5).astype(jnp.int32)
+        last = jnp.where(squared >= 0, last, first - 1)
+        below_last = sensing._low_bits(last[:, None] + 1 - first_cells)
+        seen |= below_last & ~sensing._low_bits(first[:, None] - first_cells)
+    new = jnp.sum(jax.lax.population_count(unseen.words & seen), dtype=jnp.int32)
+    return dataclasses.replace(unseen, words=unseen.words & ~seen), new
+
+
+def dense_cells(unseen, position, visibility, config):
+    """A boolean map: the distance of every cell to every drone."""
+    cells = sensing.unpack_unseen(unseen, config)
+    y = (jnp.arange(config.rows) + 0.5)[:, None] * config.cell_size
+    x = (jnp.arange(config.columns) + 0.5)[None] * config.cell_size
+    seen = jnp.zeros_like(cells)
+    for place in position:
+        radius = footprint_radius(place[2], visibility)
+        seen |= (y - place[1]) ** 2 + (x - place[0]) ** 2 <= radius**2
+    return sensing.pack_unseen(cells & ~seen, config), jnp.sum(cells & seen)
+
+
+def windows(unseen, position, visibility, config):
+    """Kept: one window of words after the other, and coarse counts kept up to date."""
+    return sensing.look(jax.random.key(0), unseen, position, visibility, config)
+
+
+def stamping(config: EnvConfig, swarms: int, look: Callable) -> float:
+    """Microseconds per env step of stamping moving drones, with the walk that moves them."""
+    domain = preset("full").domain
+
+    def begin(key):
+        params = draw_params(key, domain)
+        return reset(key, params, config)[0], params.visibility
+
+    state, visibility = jit(jax.vmap(begin))(jax.random.split(jax.random.key(0), swarms))
+    limit = jnp.array([config.city_width, config.city_length, config.max_altitude]) - 1
+
+    def fly(unseen, position):
+        def body(carry, key):
+            unseen, position = carry
+            step = jax.random.uniform(key, position.shape, minval=-1.0) * config.cell_size
+            position = jnp.clip(position + step, config.min_altitude, limit)
+            unseen, new = jax.vmap(look, (0, 0, 0, None))(unseen, position, visibility, config)
+            return (unseen, position), new
+
+        keys = jax.random.split(jax.random.key(1), STEPS)
+        return jax.lax.scan(body, (unseen, position), keys)[1]
+
+    compiled = jit(fly)
+    seconds = measure(lambda: compiled(state.unseen, state.position))
+    return seconds["median"] / STEPS / swarms * 1e6
+
+
+def separate_draws(key, params, config):
+    """Heights with one generator call per quantity and two numbers per cell."""
+    shape = (config.rows, config.columns)
+    keys = jax.random.split(key, 4)
+    density, _ = zone_density(config)
+    blocks = jax.random.uniform(keys[0], (-(-shape[0] // 4), -(-shape[1] // 4)))
+    blocks = jnp.repeat(jnp.repeat(blocks, 4, 0), 4, 1)[: shape[0], : shape[1]]
+    built = jax.random.uniform(keys[1], shape) < density * params.building_density * blocks
+    height = 10 + 190 * jax.random.uniform(keys[2], shape) ** 3
+    return jnp.where(built, height, 0.0).astype(jnp.uint8)
+
+
+def drawing(config: EnvConfig, cities: int, draw: Callable) -> float:
+    """Microseconds per city."""
+    keys = jax.random.split(jax.random.key(0), cities)
+    params = jax.vmap(lambda key: draw_params(key, preset("full").domain))(keys)
+    compiled = jit(jax.vmap(lambda key, p: draw(key, p, config)))
+    return measure(lambda: compiled(keys, params))["median"] / cities * 1e6
+
+
+def main() -> None:
+    """Measures, shows and saves."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--swarms", type=int, default=64)
+    parser.add_argument("--cells", type=float, nargs="+", default=[50.0, 10.0], help="metres")
+    arguments = parser.parse_args()
+    results = []
+    for cell in arguments.cells:
+        config = dataclasses.replace(preset("full").env, cell_size=cell)
+        for name, look in (
+            ("windows (kept)", windows),
+            ("dense words", dense_words),
+            ("dense cells", dense_cells),
+        ):
+            value = stamping(config, arguments.swarms, look)
+            results.append(("stamping, us/env step", cell, name, value))
+        for name, draw in (("one draw (kept)", generate_heights), ("separate", separate_draws)):
+            results.append(("city, us/city", cell, name, drawing(config, 16, draw)))
+    table = Table("hot path", "cell (m)", "variant", "time")
+    for what, cell, name, value in results:
+        table.add_row(what, f"{cell:g}", name, f"{value:.2f}")
+    Console().print(table)
+    save(
+        "hot_paths",
+        [dict(zip(("what", "cell_size", "variant", "time"), r, strict=True)) for r in results],
+    )
+
+
+if __name__ == "__main__":
+    main()
