@@ -138,7 +138,7 @@ class EnvConfig:
         # At most every second pad is taken, so that no-fly zones and buildings leave enough.
         pads = self.start_pads[0] * self.start_pads[1]
         require(
-            2 * self.drones <= pads or self.drones == 1,
+            2 * self.drones <= pads,
             "env.drones",
             self.drones,
             f"at most {pads // 2} drones fit into this city and start apart",

@@ -236,9 +236,6 @@ def test_swarm_that_cannot_fit_is_refused(drones, width, length):
     EnvConfig(drones=int(places // 2), city_width=width, city_length=length)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a city too small for a single start place is accepted, and reset fails"
-)
 def test_city_without_a_start_place_is_refused():
     """A swarm of one needs a place to start, too."""
     with pytest.raises(ConfigError, match=r"env\.drones = 1 "):

@@ -194,10 +194,6 @@ def test_batch_equals_single_swarms(flights, take, city_block):
         assert_close(state, take(flights["states"], swarm, STEPS))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="reset and step return states of different weak types, so step is traced twice",
-)
 def test_reset_and_step_trace_once(city_block):
     """Other keys, worlds and commands, and the states that step returns, trace nothing anew."""
     chex.clear_trace_counter()

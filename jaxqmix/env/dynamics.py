@@ -58,7 +58,7 @@ def obstruction(city: City, position: jax.Array, config: EnvConfig) -> jax.Array
     column = jnp.clip(jnp.floor(x / config.cell_size).astype(jnp.int32), 0, config.columns - 1)
     building = altitude <= city.heights[row, column]
     code = jnp.where(in_no_fly(city.no_fly, position), NO_FLY, FREE)
-    return jnp.where(outside, BORDER, jnp.where(building, BUILDING, code))
+    return jnp.where(outside, BORDER, jnp.where(building, BUILDING, code)).astype(jnp.int32)
 
 
 def in_no_fly(no_fly: jax.Array, position: jax.Array) -> jax.Array:
@@ -97,7 +97,8 @@ def deliver(
     lost = chances[:, 0] < params.packet_loss
     delayed = (chances[:, 1] < params.delay) & ~lost
     executed = jnp.where(lost, HOVER, jnp.where(delayed, last_action, actions))
-    return executed, jnp.where(lost, LOST, jnp.where(delayed, DELAYED, RECEIVED))
+    link = jnp.where(lost, LOST, jnp.where(delayed, DELAYED, RECEIVED))
+    return executed, link.astype(jnp.int32)
 
 
 def move(
@@ -174,7 +175,8 @@ def pad_positions(config: EnvConfig) -> jax.Array:
     row = (jnp.arange(rows) * spacing + spacing // 2 + 0.5) * config.cell_size
     column = (jnp.arange(columns) * spacing + spacing // 2 + 0.5) * config.cell_size
     y, x = jnp.meshgrid(row, column, indexing="ij")
-    return jnp.stack([x, y, jnp.full_like(x, start_altitude(config))], axis=-1).reshape(-1, 3)
+    places = jnp.stack([x, y, jnp.full_like(x, start_altitude(config))], axis=-1)
+    return places.reshape(-1, 3).astype(jnp.float32)
 
 
 def start(

@@ -58,7 +58,7 @@ def view_side(block: int, config: EnvConfig) -> int:
 
 def coarse_margin(block: int, config: EnvConfig) -> int:
     """Blocks of zeros on each side of a coarse map."""
-    spill = -(-(footprint_cells(config) + WORD) // block)
+    spill = -(-(footprint_cells(config) + 2 * WORD) // block)
     return max(view_side(block, config) // 2, spill)
 
 
@@ -70,7 +70,8 @@ def pack_unseen(cells: jax.Array, config: EnvConfig) -> Unseen:
     bits = jnp.pad(cells, ((0, 0), (0, spill))).reshape(config.rows, words, WORD)
     weights = jnp.uint32(1) << jnp.arange(WORD, dtype=jnp.uint32)
     packed = jnp.sum(jnp.where(bits, weights, jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
-    packed = jnp.pad(packed, ((row_margin, row_margin), (word_margin, word_margin)))
+    # One word more on the right: a window is a whole number of words.
+    packed = jnp.pad(packed, ((row_margin, row_margin), (word_margin, word_margin + 1)))
     coarse = []
     counts, block = cells.astype(jnp.int32), 1
     for next_block in coarse_blocks(config):
