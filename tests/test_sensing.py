@@ -208,7 +208,7 @@ def test_bits_and_blocks(shape):
     words = np.asarray(unseen.words)
     assert words.dtype == np.uint32
     row_margin, word_margin = sensing.margins(config)
-    assert words.shape == (rows + 2 * row_margin, -(-columns // 32) + 2 * word_margin)
+    assert words.shape == (rows + 2 * row_margin, -(-columns // 32) + 2 * word_margin + 1)
     for row, column in ((0, 0), (rows - 1, columns - 1), (rows // 2, columns // 3)):
         word = int(words[row_margin + row, word_margin + column // 32])
         assert (word >> column % 32) & 1 == cells[row, column]
