@@ -156,7 +156,7 @@ def test_more_drones_than_fit_are_refused():
     [
         ({"env_steps": 639}, "training.env_steps = 639 "),
         ({"episodes": 6}, "training.episodes = 6 "),
-        ({"swarms": 4096, "rollout": 128}, "training.env_steps = 300000 "),
+        ({"swarms": 4096, "rollout": 128, "env_steps": 300_000}, "training.env_steps = 300000 "),
     ],
 )
 def test_budget_below_one_rollout_is_refused(training, named):

@@ -18,7 +18,7 @@ FINE_CELLS = EnvConfig(
     cell_size=20.0,
     horizon=70,
     no_fly_zones=3,
-    coverage_target=0.4,
+    coverage_target=0.6,
 )
 """30 x 44 cells of 20 m."""
 

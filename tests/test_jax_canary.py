@@ -1,7 +1,8 @@
 """Watches for a JAX that computes wrong numbers without a word (jax-ml/jax#39103).
 
-jax 0.10.2 compiles a vmapped matrix-vector product with a reduction wrongly on CPU, from 32,769
-rows of float32 on. Vmapped networks and mixers have this form.
+On CPU, some releases compile a vmapped matrix-vector product with a reduction wrongly: the rows
+after the 32,768th, where a row has three float32 numbers. jax 0.9.1 to 0.10.1 are wrong for sums
+and maxima, 0.10.2 for sums of squares as well; 0.7.2, 0.8.3, 0.9.0, 0.11.0 and 0.12.0 are right.
 """
 
 from __future__ import annotations
@@ -36,9 +37,26 @@ NUMPY = {
 }
 
 
-@pytest.mark.parametrize("function", NUMPY, ids=lambda function: function.__name__)
-@pytest.mark.parametrize("rows", [ROWS - 1, ROWS, 2 * ROWS])
-@pytest.mark.parametrize("size", [3, 8])
+KNOWN_FAULT = pytest.mark.xfail(
+    condition=(0, 9, 1) <= jax.__version_info__ <= (0, 10, 1),
+    reason="jax 0.9.1 to 0.10.1 miscompile this product on CPU",
+    strict=False,  # the fault depends on the processor
+)
+
+
+@pytest.mark.parametrize(
+    ("function", "rows", "size"),
+    [
+        (squared_norm, ROWS - 1, 3),
+        (squared_norm, ROWS, 3),
+        (squared_norm, ROWS, 8),
+        pytest.param(total, ROWS, 3, marks=KNOWN_FAULT),
+        (total, ROWS, 8),
+        pytest.param(largest, ROWS, 3, marks=KNOWN_FAULT),
+        (largest, ROWS, 8),
+        (total, 40_000, 128),
+    ],
+)
 def test_compiled_batches_of_products_are_right(function, rows, size):
     """Every row of a compiled batch equals NumPy's, and what the uncompiled batch gives.
 
