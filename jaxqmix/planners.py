@@ -4,9 +4,10 @@
 they climb to the altitude with the largest footprint, fly the shortest way around no-fly
 cylinders, and let the drones choose one after the other, so that each keeps clear of teammates.
 
-`greedy` heads for the nearest unseen cell. `voronoi` does the same within the cells nearest to the
-drone, and helps elsewhere when these are done. `lanes` cuts one long boustrophedon over the city
-into equal parts, one per drone, and helps elsewhere when its part is done.
+`greedy` heads for the nearest unseen cell by the move that sees most on the way. `voronoi` does the
+same within the cells nearest to the drone, and helps elsewhere when these are done. `lanes` cuts
+one long boustrophedon over the city into equal parts, one per drone, and helps elsewhere when its
+part is done.
 
 Places are x, y in metres. A drone need not reach a cell, only bring it into its footprint.
 """
@@ -57,7 +58,7 @@ CLAIM = 2.0
 """Cells within so many footprint radii of a teammate's goal are left to it."""
 FRESH = 8.0
 """Worth, in cells of way, of a move that newly sees as much as a straight flight into the unseen
-does; it decides between the nearest cells, which are many along a frontier."""
+does: near unseen cells the gain leads, away from them the way does."""
 LANE_FRESH = 0.75
 """The same within a lane, where it only turns the drone a little early."""
 LANE_WIDTH = 2.0
@@ -521,7 +522,7 @@ def tangent_length(radius: jax.Array, distance: jax.Array) -> jax.Array:
 
 
 def remember(state: State, goal: jax.Array, memory: Memory, config: EnvConfig) -> Memory:
-    """The memory with this step's goals [N, 2] and places; hopeless cells are given up."""
+    """The memory with this step's goals [N, 2]; hopeless cells are given up."""
     here = state.position[:, :2]
     place = out_of_cylinders(state, goal_place(goal, config), config)
     unseen = unpack_unseen(state.unseen, config)

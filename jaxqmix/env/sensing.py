@@ -58,7 +58,7 @@ def view_side(block: int, config: EnvConfig) -> int:
 
 def coarse_margin(block: int, config: EnvConfig) -> int:
     """Blocks of zeros on each side of a coarse map."""
-    spill = -(-(footprint_cells(config) + 2 * WORD) // block)
+    spill = -(-(footprint_cells(config) + 2 * WORD) // block) + 1
     return max(view_side(block, config) // 2, spill)
 
 
