@@ -14,7 +14,7 @@ from jaxqmix.config import DomainConfig, EnvConfig, RunConfig, require
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import evaluator, success, summarise
 from jaxqmix.planners import planner
-from jaxqmix.training import LearnedPolicy, make_trainer
+from jaxqmix.training import LearnedPolicy, make_parts
 from jaxqmix.types import Episode, Policy
 
 
@@ -56,7 +56,7 @@ def load_policy(path: str | Path, drones: int | None = None) -> Flyer:
     """
     trained, parameters, _ = checkpoints.load(Path(path))
     config = with_drones(trained, drones)
-    learner = make_trainer(trained).learner
+    _, learner = make_parts(trained, axis=None)
     policy = LearnedPolicy(learner.agent, parameters["agent"], config.env.drones, learner.memory)
     return Flyer(trained.learner.mixer, config, policy)
 

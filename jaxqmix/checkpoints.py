@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 
 from jaxqmix.config import ConfigError, RunConfig, from_dict, to_dict
 from jaxqmix.learner.networks import Parameters
-from jaxqmix.training import Trainer, TrainState, make_trainer
+from jaxqmix.training import Trainer, TrainState, begin_training, make_trainer
 
 KINDS = ("latest", "best", "final")
 FOLDER = "checkpoints"
@@ -102,7 +102,7 @@ def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState]:
         except Exception as error:  # Orbax raises many kinds on a damaged file.
             warnings.warn(f"checkpoint {folder} is damaged ({type(error).__name__})", stacklevel=2)
             continue
-        return step, jax.tree.map(lambda leaf: jax.numpy.array(leaf), state)
+        return step, trainer.place(state)
     raise CheckpointError(f"checkpoint = {run} is not allowed: every checkpoint there is damaged")
 
 
@@ -116,7 +116,8 @@ def require_found(found: bool, path: Path) -> None:
 
 def _empty_like(trainer: Trainer) -> TrainState:
     """A state of zeros, to tell Orbax the shapes."""
-    shape = jax.eval_shape(trainer.initialise, 0)
+    config, env, learner = trainer.config, trainer.env, trainer.learner
+    shape = jax.eval_shape(lambda: begin_training(0, config, env, learner))
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shape)
 
 

@@ -155,14 +155,22 @@ def train_command(arguments: list[str]) -> int:
     if given.deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
-    from jaxqmix.compilation import enable_cache
     from jaxqmix.console import Console
     from jaxqmix.runner import train
 
-    enable_cache()
+    prepare_jax()
     out = given.out or Path("runs") / config.preset
     train(config, out, given.resume, Console(out))
     return 0
+
+
+def prepare_jax() -> None:
+    """Sets JAX up for a command: compiled programs are kept, and every core is used."""
+    from jaxqmix.compilation import enable_cache
+    from jaxqmix.distributed import use_all_cores
+
+    enable_cache()
+    use_all_cores()
 
 
 def with_shortcuts(given: Train) -> RunConfig:
@@ -198,9 +206,8 @@ def evaluate_command(arguments: list[str]) -> int:
 def find_flyer(name: str | None, planner: str | None, drones: int | None) -> Any:
     """A trained policy from a run, or a planner under a run's or a preset's config."""
     from jaxqmix import api, checkpoints
-    from jaxqmix.compilation import enable_cache
 
-    enable_cache()
+    prepare_jax()
     if name is None:
         raise ConfigError("run is missing: give a run's folder or a checkpoint")
     if planner is None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxqmix.compilation import jit
 from jaxqmix.config import EvaluationConfig
+from jaxqmix.distributed import COPIED, SPREAD, make_mesh, on_each_device, place
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.rollout import fly_episodes
 from jaxqmix.types import Episode, Policy
@@ -51,13 +52,20 @@ def evaluator(
       seed flies the same cities for every policy.
     """
 
+    mesh = make_mesh(lambda devices: episodes % devices == 0)
+
+    def fly(argument: Any, keys: jax.Array) -> tuple[dict[str, jax.Array], Episode | None]:
+        return fly_episodes(keys, env, make_policy(argument), keep)
+
+    fly_everywhere = on_each_device(fly, mesh, (COPIED, SPREAD), SPREAD)
+
     @jit
-    def fly(argument: Any, seed: jax.Array) -> tuple[dict[str, jax.Array], Episode | None]:
+    def fly_cities(argument: Any, seed: jax.Array) -> tuple[dict[str, jax.Array], Episode | None]:
         key = jax.random.fold_in(jax.random.key(seed), stream)
-        return fly_episodes(key, env, make_policy(argument), episodes, keep)
+        return fly_everywhere(argument, jax.random.split(key, episodes))
 
     def evaluate(argument: Any, seed: int) -> tuple[dict[str, np.ndarray], Episode | None]:
-        return jax.device_get(fly(argument, np.uint32(seed)))
+        return jax.device_get(fly_cities(place(argument, mesh, COPIED), np.uint32(seed)))
 
     return evaluate
 

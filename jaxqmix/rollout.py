@@ -56,8 +56,8 @@ class Swarms:
     tally: Tally
 
 
-def begin(key: jax.Array, env: UrbanGrid, policy: Policy, count: int) -> Swarms:
-    """Draws worlds and starts `count` episodes. Consumes the key once."""
+def begin(keys: jax.Array, env: UrbanGrid, policy: Policy) -> Swarms:
+    """Draws worlds and starts an episode for each key [B]. Consumes the keys once."""
 
     def one(key: jax.Array) -> Swarms:
         params_key, reset_key = jax.random.split(key)
@@ -66,7 +66,7 @@ def begin(key: jax.Array, env: UrbanGrid, policy: Policy, count: int) -> Swarms:
         tally = start_tally(timestep, env.config)
         return Swarms(state, params, timestep, policy.initial_memory(), jnp.bool_(False), tally)
 
-    return jax.vmap(one)(jax.random.split(key, count))
+    return jax.vmap(one)(keys)
 
 
 def start_tally(timestep: Timestep, config: EnvConfig) -> Tally:
@@ -115,9 +115,9 @@ def episode_metrics(tally: Tally, config: EnvConfig) -> dict[str, jax.Array]:
 
 
 def fly_step(
-    key: jax.Array, swarms: Swarms, policy: Policy, env: UrbanGrid
+    keys: jax.Array, swarms: Swarms, policy: Policy, env: UrbanGrid
 ) -> tuple[Swarms, jax.Array]:
-    """One env step of every swarm that is not done; the others stay as they are.
+    """One env step of every swarm that is not done, with a key each [B]; the others stay.
 
     Returns:
       The swarms, and the commands [B, N].
@@ -132,7 +132,6 @@ def fly_step(
         done = swarm.done | timestep.terminated | timestep.truncated
         return Swarms(state, swarm.params, timestep, memory, done, tally), actions
 
-    keys = jax.random.split(key, swarms.done.shape[0])
     return jax.vmap(one)(keys, swarms)
 
 
@@ -156,15 +155,15 @@ def rollout(
     city = swarms.state.city
     memory = swarms.memory
 
-    def body(swarms: Swarms, key: jax.Array) -> tuple[Swarms, tuple]:
+    def body(swarms: Swarms, keys: jax.Array) -> tuple[Swarms, tuple]:
         swarms = replace(swarms, state=replace(swarms.state, city=city))
-        after, actions = fly_step(key, swarms, policy, env)
+        after, actions = fly_step(keys, swarms, policy, env)
         output = (swarms.timestep.observation, actions, after.timestep, ~swarms.done)
         return replace(after, state=replace(after.state, city=None)), output
 
     first = replace(swarms, state=replace(swarms.state, city=None))
     last, (observation, actions, timestep, valid) = jax.lax.scan(
-        body, first, jax.random.split(key, steps)
+        body, first, jax.random.split(key, (steps, swarms.done.shape[0]))
     )
     final = last.timestep.observation
     sequences = Sequences(
@@ -198,7 +197,7 @@ def refresh(key: jax.Array, swarms: Swarms, env: UrbanGrid, policy: Policy, coun
     """
     waiting = swarms.done.astype(jnp.int32)
     _, chosen = jax.lax.top_k(waiting, count)
-    fresh = begin(key, env, policy, count)
+    fresh = begin(jax.random.split(key, count), env, policy)
     needed = swarms.done[chosen]
 
     def place(old: jax.Array, new: jax.Array) -> jax.Array:
@@ -209,34 +208,34 @@ def refresh(key: jax.Array, swarms: Swarms, env: UrbanGrid, policy: Policy, coun
 
 
 def fly_episodes(
-    key: jax.Array, env: UrbanGrid, policy: Policy, episodes: int, keep: bool = False
+    keys: jax.Array, env: UrbanGrid, policy: Policy, keep: bool = False
 ) -> tuple[dict[str, jax.Array], Episode | None]:
     """Flies whole episodes from reset to end.
 
     Args:
-      key: decides the cities, the starts and everything random in flight; the cities and starts
-        do not depend on the policy.
+      keys: [E], one for each episode; it decides the city, the starts and everything random in
+        flight; the city and the starts do not depend on the policy.
       env: the world.
       policy: chooses the actions.
-      episodes: E.
       keep: also record the episodes.
 
     Returns:
       The metrics of every episode [E], and the recorded `Episode`s with E in front, or None.
     """
-    begin_key, fly_key = jax.random.split(key)
-    swarms = begin(begin_key, env, policy, episodes)
+    begin_keys, fly_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    swarms = begin(begin_keys, env, policy)
     city, params = swarms.state.city, swarms.params
     config = env.config
     coverable = jax.vmap(coverable_cells, (0, 0, None))(city.no_fly, params.visibility, config)
     unseen = unpack_unseen(swarms.state.unseen, config)
     seen_at = jnp.where(coverable & ~unseen, 0, -1) if keep else None
 
-    def body(carry: tuple, key: jax.Array) -> tuple[tuple, tuple]:
+    def body(carry: tuple, time: jax.Array) -> tuple[tuple, tuple]:
         swarms, seen_at = carry
         swarms = replace(swarms, state=replace(swarms.state, city=city))
         before = swarms
-        swarms, actions = fly_step(key, swarms, policy, env)
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(fly_keys, time)
+        swarms, actions = fly_step(step_keys, swarms, policy, env)
         swarms = _hold(before, swarms)
         output = None
         if keep:
@@ -247,8 +246,7 @@ def fly_episodes(
         return (replace(swarms, state=replace(swarms.state, city=None)), seen_at), output
 
     start = replace(swarms, state=replace(swarms.state, city=None))
-    keys = jax.random.split(fly_key, config.horizon)
-    (last, seen_at), outputs = jax.lax.scan(body, (start, seen_at), keys)
+    (last, seen_at), outputs = jax.lax.scan(body, (start, seen_at), jnp.arange(config.horizon))
     metrics = jax.vmap(episode_metrics, (0, None))(last.tally, config)
     if not keep:
         return metrics, None

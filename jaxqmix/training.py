@@ -12,9 +12,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jaxqmix.compilation import jit
 from jaxqmix.config import RunConfig, TrainingConfig
+from jaxqmix.distributed import (
+    COPIED,
+    SPREAD,
+    SWARMS,
+    make_mesh,
+    on_each_device,
+    own_key,
+    place,
+    total,
+)
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.learner import replay as replay_store
 from jaxqmix.learner.networks import AgentApply, Parameters, explore, greedy_actions
@@ -65,19 +76,33 @@ class LearnedPolicy:
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """The functions of a run with its config bound."""
+    """The functions of a run with its config bound.
+
+    `initialise(seed)` and `chunk(state)` are compiled and spread the swarms over `mesh`; behind
+    them are the plain functions `begin_training` and `train_chunk`.
+    """
 
     config: RunConfig
     env: UrbanGrid
     learner: Learner
+    mesh: Mesh
     initialise: Callable[[int], TrainState]
     chunk: Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]
 
     def policy(self, parameters: Parameters, epsilon: jax.Array | None = None) -> LearnedPolicy:
         """The policy of agent parameters; greedy without epsilon."""
-        return LearnedPolicy(
-            self.learner.agent, parameters, self.config.env.drones, self.learner.memory, epsilon
-        )
+        return make_policy(self.learner, self.config.env.drones, parameters, epsilon)
+
+    def place(self, state: TrainState) -> TrainState:
+        """Puts a state on the devices."""
+        return place(state, self.mesh, state_specs(self.config))
+
+
+def make_policy(
+    learner: Learner, drones: int, parameters: Parameters, epsilon: jax.Array | None = None
+) -> LearnedPolicy:
+    """The policy of agent parameters; greedy without epsilon."""
+    return LearnedPolicy(learner.agent, parameters, drones, learner.memory, epsilon)
 
 
 def exploration_rate(env_steps: jax.Array, horizon: int, config: TrainingConfig) -> jax.Array:
@@ -94,18 +119,64 @@ def exploration_rate(env_steps: jax.Array, horizon: int, config: TrainingConfig)
     return config.epsilon_start + share * (config.epsilon_end - config.epsilon_start)
 
 
-def stagger(swarms: Swarms, horizon: int, rollout_steps: int) -> Swarms:
+def stagger(swarms: Swarms, horizon: int, rollout_steps: int, devices: int = 1) -> Swarms:
     """Spreads the swarms' clocks over the horizon, so that a batch mixes early and late states.
 
-    Clocks are whole rollouts, so that time limits fall on the end of a rollout.
+    Clocks are whole rollouts, so that time limits fall on the end of a rollout. Every device's
+    share of the swarms spans the whole horizon.
     """
     count = swarms.done.shape[0]
-    time = jnp.arange(count) * horizon // count // rollout_steps * rollout_steps
+    order = jnp.arange(count).reshape(-1, devices).T.reshape(-1)
+    time = order * horizon // count // rollout_steps * rollout_steps
     return replace(swarms, state=replace(swarms.state, time=time.astype(jnp.int32)))
+
+
+def state_specs(config: RunConfig) -> TrainState:
+    """Which parts of a training state are spread over the devices."""
+    store = replay_store.Replay(data=SPREAD, position=COPIED, size=COPIED)
+    return TrainState(
+        learner=COPIED,
+        swarms=SPREAD,
+        replay=store if config.training.mode == "replay" else COPIED,
+        key=COPIED,
+        chunks=COPIED,
+        episodes=COPIED,
+    )
+
+
+def fits(config: RunConfig, devices: int) -> bool:
+    """Whether swarms, and what is stored and drawn, can be spread over so many devices."""
+    training, replay = config.training, config.replay
+    sequences = training.swarms if training.mode == "online" else replay.batch
+    whole = [(sequences, devices * config.learner.minibatches), (training.swarms, devices)]
+    if training.mode == "replay":
+        whole.append((replay.capacity, devices))
+    return all(size % share == 0 for size, share in whole)
 
 
 def make_trainer(config: RunConfig) -> Trainer:
     """Binds a run's config; nothing is compiled before `chunk` is called."""
+    mesh = make_mesh(lambda devices: fits(config, devices))
+    env, learner = make_parts(config, SWARMS)
+    specs = state_specs(config)
+
+    def chunk(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
+        return train_chunk(state, config, env, learner, SWARMS)
+
+    chunk_everywhere = on_each_device(chunk, mesh, (specs,), (specs, COPIED))
+    start = jit(lambda seed: begin_training(seed, config, env, learner, mesh.size))
+    return Trainer(
+        config,
+        env,
+        learner,
+        mesh,
+        initialise=lambda seed: place(start(seed), mesh, specs),
+        chunk=jit(chunk_everywhere, donate_argnums=0),
+    )
+
+
+def make_parts(config: RunConfig, axis: str | None) -> tuple[UrbanGrid, Learner]:
+    """The world and the learner of a run; `axis` as in `make_learner`."""
     env = UrbanGrid(config.env, config.domain)
     example = jax.eval_shape(
         lambda key: env.reset(key, env.draw_params(key))[1], jax.random.key(0)
@@ -117,47 +188,73 @@ def make_trainer(config: RunConfig) -> Trainer:
         drones=config.env.drones,
         state=example.state.shape[-1],
         calls=config.chunks,
+        axis=axis,
     )
-    trainer = Trainer(config, env, learner, None, None)
+    return env, learner
+
+
+def begin_training(
+    seed: int | jax.Array, config: RunConfig, env: UrbanGrid, learner: Learner, devices: int = 1
+) -> TrainState:
+    """The state before the first rollout; `devices` as in `stagger`."""
     training = config.training
-    fresh = refreshed(config.env, training.swarms, training.rollout)
-
-    def initialise(seed: int) -> TrainState:
-        key = jax.random.fold_in(jax.random.key(seed), TRAINING)
-        learner_key, swarms_key, key = jax.random.split(key, 3)
-        learned = learner.initialise(learner_key)
-        policy = trainer.policy(learned.parameters["agent"])
-        swarms = begin(swarms_key, env, policy, training.swarms)
-        return TrainState(
-            learner=learned,
-            swarms=stagger(swarms, config.env.horizon, training.rollout),
-            replay=_empty_replay(trainer, swarms) if training.mode == "replay" else (),
-            key=jax.random.key_data(key),
-            chunks=jnp.int32(0),
-            episodes=jnp.float32(0),
-        )
-
-    def chunk(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
-        keys = jax.random.split(jax.random.wrap_key_data(state.key), 5)
-        env_steps = state.chunks * config.chunk_steps
-        epsilon = exploration_rate(env_steps, config.env.horizon, training)
-        policy = trainer.policy(state.learner.parameters["agent"], epsilon)
-        swarms = refresh(keys[0], state.swarms, env, policy, fresh)
-        swarms, sequences, sums = rollout(keys[1], swarms, policy, env, training.rollout)
-        scale = config.learner.reward_scale * config.env.horizon
-        sequences = replace(sequences, reward=sequences.reward * scale)
-        learned, store, metrics = learn(
-            keys[2:4], state.learner, state.replay, sequences, learner, config
-        )
-        episodes = state.episodes + sums["episodes"]
-        state = TrainState(
-            learned, swarms, store, jax.random.key_data(keys[4]), state.chunks + 1, episodes
-        )
-        return state, metrics | sums | {"epsilon": epsilon}
-
-    return dataclasses.replace(
-        trainer, initialise=jit(initialise, static_argnums=()), chunk=jit(chunk, donate_argnums=0)
+    key = jax.random.fold_in(jax.random.key(seed), TRAINING)
+    learner_key, swarms_key, key = jax.random.split(key, 3)
+    learned = learner.initialise(learner_key)
+    policy = make_policy(learner, config.env.drones, learned.parameters["agent"])
+    swarms = begin(jax.random.split(swarms_key, training.swarms), env, policy)
+    store = ()
+    if training.mode == "replay":
+        shapes = sequence_shapes(config, env, learner, swarms)
+        store = replay_store.empty(shapes, config.replay.capacity)
+    return TrainState(
+        learner=learned,
+        swarms=stagger(swarms, config.env.horizon, training.rollout, devices),
+        replay=store,
+        key=jax.random.key_data(key),
+        chunks=jnp.int32(0),
+        episodes=jnp.float32(0),
     )
+
+
+def train_chunk(
+    state: TrainState, config: RunConfig, env: UrbanGrid, learner: Learner, axis: str | None = None
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One rollout of the swarms and one learner call.
+
+    Args:
+      state: over several devices, this one's share.
+      config: of the run.
+      env: the world.
+      learner: made with the same `axis`.
+      axis: of `distributed.on_each_device`, if inside.
+
+    Returns:
+      The new state, and metrics: the learner's, sums over the episodes that ended, and epsilon.
+    """
+    training, horizon = config.training, config.env.horizon
+    keys = jax.random.split(jax.random.wrap_key_data(state.key), 3)
+    refresh_key, rollout_key, *learner_keys = jax.random.split(own_key(keys[0], axis), 4)
+    epsilon = exploration_rate(state.chunks * config.chunk_steps, horizon, training)
+    policy = make_policy(learner, config.env.drones, state.learner.parameters["agent"], epsilon)
+    fresh = refreshed(config.env, state.swarms.done.shape[0], training.rollout)
+    swarms = refresh(refresh_key, state.swarms, env, policy, fresh)
+    swarms, sequences, sums = rollout(rollout_key, swarms, policy, env, training.rollout)
+    scale = config.learner.reward_scale * horizon
+    sequences = replace(sequences, reward=sequences.reward * scale)
+    learned, store, metrics = learn(
+        learner_keys, state.learner, state.replay, sequences, learner, config, axis
+    )
+    sums = total(sums, axis)
+    state = TrainState(
+        learner=learned,
+        swarms=swarms,
+        replay=store,
+        key=jax.random.key_data(keys[1]),
+        chunks=state.chunks + 1,
+        episodes=state.episodes + sums["episodes"],
+    )
+    return state, metrics | sums | {"epsilon": epsilon}
 
 
 def learn(
@@ -167,44 +264,30 @@ def learn(
     sequences: Sequences,
     learner: Learner,
     config: RunConfig,
+    axis: str | None = None,
 ) -> tuple[LearnerState, Any, dict[str, jax.Array]]:
     """One learner call: on the fresh sequences, or on a draw from the replay store."""
     if config.training.mode == "online":
         learned, metrics = learner.update(keys[0], learned, sequences)
         return learned, store, metrics
     store = replay_store.add(store, sequences)
-    batch = replay_store.sample(keys[1], store, config.replay.batch)
+    # This device's share of the swarms is its share of the draw, too.
+    devices = config.training.swarms // sequences.memory.shape[0]
+    batch = replay_store.sample(keys[1], store, config.replay.batch // devices)
     after, metrics = learner.update(keys[0], learned, batch)
-    warm = store.size >= config.replay.warmup
+    warm = store.size * devices >= config.replay.warmup
     learned = jax.tree.map(lambda new, old: jnp.where(warm, new, old), after, learned)
     return learned, store, metrics
 
 
-def _empty_replay(trainer: Trainer, swarms: Swarms) -> replay_store.Replay:
-    return replay_store.empty(sequence_shapes(trainer, swarms), trainer.config.replay.capacity)
-
-
-def sequence_shapes(trainer: Trainer, swarms: Swarms) -> Sequences:
+def sequence_shapes(
+    config: RunConfig, env: UrbanGrid, learner: Learner, swarms: Swarms
+) -> Sequences:
     """The shapes of a rollout's sequences, without flying it."""
 
-    def fly(swarms: Swarms) -> Sequences:
-        policy = _Still(trainer.config.env.drones, trainer.learner.memory)
-        return rollout(
-            jax.random.key(0), swarms, policy, trainer.env, trainer.config.training.rollout
-        )[1]
+    def fly(swarms: Swarms, parameters: Parameters) -> Sequences:
+        policy = make_policy(learner, config.env.drones, parameters)
+        return rollout(jax.random.key(0), swarms, policy, env, config.training.rollout)[1]
 
-    return jax.eval_shape(fly, swarms)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Still:
-    """A policy with the learned policy's shapes, for tracing."""
-
-    drones: int
-    memory: int
-
-    def initial_memory(self) -> jax.Array:
-        return jnp.zeros((self.drones, self.memory))
-
-    def __call__(self, key, state, timestep, memory):
-        return jnp.zeros(self.drones, jnp.int32), memory
+    parameters = jax.eval_shape(learner.initialise, jax.random.key(0)).parameters["agent"]
+    return jax.eval_shape(fly, swarms, parameters)

@@ -23,6 +23,8 @@ from jaxqmix.types import EAST, NORTH, SOUTH, WEST, State
 _cache = tempfile.TemporaryDirectory()
 jax.config.update("jax_compilation_cache_dir", _cache.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# Two devices, however many cores: everything is tested as it runs on several.
+jax.config.update("jax_num_cpu_devices", 2)
 os.environ.setdefault("JAXQMIX_CACHE", _cache.name)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxqmix"
 
 LAYERS = {
-    0: ("config", "presets", "types", "compilation"),
+    0: ("config", "presets", "types", "compilation", "distributed"),
     1: ("city",),
     2: ("env", "planners"),
     3: ("rollout",),

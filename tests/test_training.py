@@ -115,7 +115,7 @@ def test_replay_learns_nothing_before_it_is_warm_and_something_after():
     state, _ = trainer.chunk(state)
     chex.assert_trees_all_equal(jax.device_get(state.learner.parameters), before)
     state, _ = trainer.chunk(state)
-    assert int(state.replay.size) == 16
+    assert int(state.replay.size) * trainer.mesh.size == 16
     with pytest.raises(AssertionError):
         chex.assert_trees_all_equal(jax.device_get(state.learner.parameters), before)
 

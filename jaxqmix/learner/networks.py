@@ -50,16 +50,19 @@ class Agent(nnx.Module):
         Returns:
           Action values [T, ..., A] and the memory after the last observation.
         """
-        hidden = observation
+        # One long axis of rows: with several, the weights' gradients transpose their inputs first.
+        hidden = observation.reshape(-1, observation.shape[-1])
         for index in range(self.layers):
             dense, norm = getattr(self, f"dense_{index}"), getattr(self, f"norm_{index}")
             hidden = nnx.relu(norm(dense(hidden)))
         if self.recurrent is not None:
+            over_time = hidden.reshape(*observation.shape[:-1], -1)
             # `GRUCell` returns (memory, output), the order that scan wants.
-            memory, hidden = jax.lax.scan(self.recurrent, memory, hidden)
+            memory, over_time = jax.lax.scan(self.recurrent, memory, over_time)
+            hidden = over_time.reshape(hidden.shape)
         advantage = self.advantage(hidden)
         values = self.value(hidden) + advantage - advantage.mean(axis=-1, keepdims=True)
-        return values, memory
+        return values.reshape(*observation.shape[:-1], -1), memory
 
 
 def memory_size(config: LearnerConfig) -> int:

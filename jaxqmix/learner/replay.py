@@ -17,11 +17,11 @@ STORED = jnp.float16
 
 @record
 class Replay:
-    """A ring of C sequences."""
+    """A ring of C sequences; over several devices, each has its share of the ring."""
 
     data: Sequences  # sequence axis in front: [C, T, ...]
-    position: jax.Array  # [] int32, where the next sequence goes
-    size: jax.Array  # [] int32, sequences stored
+    position: jax.Array  # [] int32, where this device's next sequence goes
+    size: jax.Array  # [] int32, sequences stored on this device
 
 
 def empty(example: Sequences, capacity: int) -> Replay:

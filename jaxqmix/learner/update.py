@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxqmix.config import LearnerConfig
+from jaxqmix.distributed import total
 from jaxqmix.learner.mixers import MixerApply, make_mixer
 from jaxqmix.learner.networks import AgentApply, Parameters, make_agent, memory_size
 from jaxqmix.learner.targets import chosen_values, double_q_values, lambda_returns, masked_max
@@ -80,8 +81,11 @@ def td_loss(
     targets: jax.Array,
     agent: AgentApply,
     mixer: MixerApply,
+    axis: str | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Half the mean squared TD error over valid steps (Rashid et al. 2018, equation 6).
+
+    Over several devices, this one's part of the mean: the parts add up.
 
     Args:
       parameters: of agent and mixer.
@@ -89,6 +93,7 @@ def td_loss(
       targets: [T, S, M].
       agent: apply function.
       mixer: apply function.
+      axis: of `distributed.on_each_device`, if inside.
 
     Returns:
       The loss, and metrics.
@@ -98,9 +103,9 @@ def td_loss(
     chosen = chosen_values(values, batch.actions)
     team = team_values(parameters, chosen, observation.state[:-1], mixer)
     weight = jnp.broadcast_to(batch.valid[..., None], team.shape).astype(jnp.float32)
-    total = jnp.maximum(weight.sum(), 1.0)
-    loss = 0.5 * jnp.sum(weight * (team - targets) ** 2) / total
-    return loss, {"loss": loss, "mean_q": jnp.sum(weight * team) / total}
+    count = jnp.maximum(total(weight.sum(), axis), 1.0)
+    loss = 0.5 * jnp.sum(weight * (team - targets) ** 2) / count
+    return loss, {"loss": loss, "mean_q": jnp.sum(weight * team) / count}
 
 
 def make_optimiser(config: LearnerConfig, steps: int) -> optax.GradientTransformation:
@@ -135,7 +140,13 @@ def take_sequences(batch: Sequences, chosen: jax.Array) -> Sequences:
 
 
 def make_learner(
-    config: LearnerConfig, features: int, actions: int, drones: int, state: int, calls: int
+    config: LearnerConfig,
+    features: int,
+    actions: int,
+    drones: int,
+    state: int,
+    calls: int,
+    axis: str | None = None,
 ) -> Learner:
     """Binds the static sizes.
 
@@ -146,6 +157,7 @@ def make_learner(
       drones: N.
       state: S of the mixer's state.
       calls: learner calls in the run, for the learning rate.
+      axis: of `distributed.on_each_device`, where `update` gets this device's sequences.
     """
     initialise_agent, agent = make_agent(config, features, actions)
     initialise_mixer, mixer = make_mixer(config, drones, state)
@@ -168,8 +180,9 @@ def make_learner(
         def minibatch(carry: tuple, chosen: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
             parameters, state = carry
             part = take_sequences(batch, chosen)
-            grads, metrics = gradient(
-                parameters, part, jnp.take(targets, chosen, axis=1), agent, mixer
+            grads, metrics = total(
+                gradient(parameters, part, jnp.take(targets, chosen, axis=1), agent, mixer, axis),
+                axis,
             )
             metrics["gradient_norm"] = optax.tree.norm(grads)
             changes, state = optimiser.update(grads, state, parameters)

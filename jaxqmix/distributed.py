@@ -1,0 +1,82 @@
+"""Swarms spread over devices: each flies its share, and gradients are summed over all.
+
+A program over the axis `SWARMS` is written for the swarms of one device and runs on every device
+(`jax.shard_map`), as in the Anakin architecture (Hessel et al. 2021, "Podracer architectures").
+On CPU every core is a device: XLA hardly uses a second core for one program of this kind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+SWARMS = "swarms"
+"""The axis over which swarms, episodes and stored sequences are spread."""
+SPREAD, COPIED = PartitionSpec(SWARMS), PartitionSpec()
+"""Arrays whose leading axis is spread over the devices, and arrays that each device holds."""
+
+
+def use_all_cores() -> None:
+    """Makes every CPU core a device of JAX; call it before JAX's first computation.
+
+    Does nothing once JAX is running, or where the user set the number of CPU devices.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    chosen = jax.config.jax_num_cpu_devices > 0
+    if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    try:
+        jax.config.update("jax_num_cpu_devices", cores or 1)
+    except RuntimeError:  # JAX is already running.
+        return
+
+
+def make_mesh(fits: Callable[[int], bool]) -> Mesh:
+    """A mesh over as many devices as fit; `fits(1)` must hold."""
+    devices = jax.local_devices()
+    count = next(n for n in range(len(devices), 0, -1) if fits(n))
+    return Mesh(np.array(devices[:count]), (SWARMS,))
+
+
+def on_each_device(function: Callable, mesh: Mesh, inputs: Any, outputs: Any) -> Callable:
+    """Runs a function of one device's share on every device.
+
+    Args:
+      function: may use `total` and `own_key` over `SWARMS`.
+      mesh: of `make_mesh`.
+      inputs: a tuple of SPREAD or COPIED, or trees of them, one for each argument.
+      outputs: likewise, of the result.
+    """
+    return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+
+
+def place(tree: Any, mesh: Mesh, specs: Any) -> Any:
+    """Puts a tree of global arrays on the devices; `specs` is a prefix of it."""
+    shardings = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        specs,
+        is_leaf=lambda s: isinstance(s, PartitionSpec),
+    )
+    return jax.device_put(tree, shardings)
+
+
+def total(value: Any, axis: str | None) -> Any:
+    """The sum of a float32 tree over all devices; `axis` None outside of `on_each_device`.
+
+    One message: devices wait for each other at every one.
+    """
+    if axis is None:
+        return value
+    flat, restore = ravel_pytree(value)
+    return restore(jax.lax.psum(flat, axis))
+
+
+def own_key(key: jax.Array, axis: str | None) -> jax.Array:
+    """A key of this device's own; `axis` None outside of `on_each_device`."""
+    return key if axis is None else jax.random.fold_in(key, jax.lax.axis_index(axis))

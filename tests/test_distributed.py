@@ -1,0 +1,74 @@
+"""Swarms over several devices: the same gradient, the same flights, every clock on each device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from learner_probes import two_step_game
+
+from jaxqmix.config import LearnerConfig
+from jaxqmix.distributed import COPIED, SWARMS, make_mesh, on_each_device, own_key, total
+from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.evaluation import evaluator
+from jaxqmix.learner.update import make_learner, td_loss
+from jaxqmix.planners import planner
+from jaxqmix.training import fits
+from jaxqmix.types import Sequences
+
+if len(jax.devices()) < 2:
+    pytest.skip("needs two devices", allow_module_level=True)
+
+
+def test_gradients_of_the_parts_add_up():
+    """Also where the parts hold different numbers of valid steps."""
+    batch = two_step_game()
+    valid = jnp.ones((2, 16), bool).at[:, 12:].set(False)
+    batch = Sequences(**(vars(batch) | {"valid": valid}))
+    targets = jax.random.normal(jax.random.key(0), (2, 16, 1))
+    config = LearnerConfig(hidden=16, layers=1, mixing_width=4)
+    learner = make_learner(config, 5, 2, 2, 3, 1)
+    parameters = learner.initialise(jax.random.key(1)).parameters
+    gradient = jax.grad(td_loss, has_aux=True)
+    whole, _ = gradient(parameters, batch, targets, learner.agent, learner.mixer)
+
+    over_sequences = jax.sharding.PartitionSpec(None, SWARMS)
+    specs = Sequences(**dict.fromkeys(vars(batch), over_sequences))
+    specs = Sequences(**(vars(specs) | {"memory": jax.sharding.PartitionSpec(SWARMS)}))
+
+    def part(batch, targets):
+        grads, metrics = gradient(parameters, batch, targets, learner.agent, learner.mixer, SWARMS)
+        return total((grads, metrics), SWARMS)[0]
+
+    mesh = make_mesh(lambda devices: devices <= 2)
+    parts = jax.jit(on_each_device(part, mesh, (specs, over_sequences), COPIED))(batch, targets)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), parts, whole)
+
+
+def test_episodes_do_not_depend_on_the_number_of_devices(city_block, rough, monkeypatch):
+    env = UrbanGrid(city_block, rough)
+    policy = planner("random", city_block)
+    two, _ = evaluator(env, lambda _: policy, episodes=4)((), 0)
+    monkeypatch.setattr("jaxqmix.evaluation.make_mesh", lambda _: make_mesh(lambda n: n == 1))
+    one, _ = evaluator(env, lambda _: policy, episodes=4)((), 0)
+    for name, values in two.items():
+        np.testing.assert_array_equal(values, one[name])
+
+
+def test_every_device_has_its_own_key():
+    mesh = make_mesh(lambda devices: devices <= 2)
+    keys = jax.jit(
+        on_each_device(
+            lambda key: jax.random.key_data(own_key(key, SWARMS))[None],
+            mesh,
+            (COPIED,),
+            jax.sharding.PartitionSpec(SWARMS),
+        )
+    )(jax.random.key(0))
+    assert len(np.unique(np.asarray(keys), axis=0)) == 2
+
+
+def test_swarms_that_cannot_be_shared_out_stay_on_one_device():
+    from jaxqmix.presets import preset
+
+    config = preset("quick")
+    assert fits(config, 1) and fits(config, 2) and not fits(config, 3)
