@@ -220,7 +220,8 @@ def fly_episodes(
       keep: also record the episodes.
 
     Returns:
-      The metrics of every episode [E], and the recorded `Episode`s with E in front, or None.
+      The metrics of every episode [E] and its `coverage_over_time` [E, T + 1], which stays as it is
+      after the end; and the recorded `Episode`s with E in front, or None.
     """
     begin_keys, fly_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     swarms = begin(begin_keys, env, policy)
@@ -237,20 +238,26 @@ def fly_episodes(
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(fly_keys, time)
         swarms, actions = fly_step(step_keys, swarms, policy, env)
         swarms = _hold(before, swarms)
-        output = None
+        recorded = None
         if keep:
             seen = coverable & ~unpack_unseen(swarms.state.unseen, config) & (seen_at < 0)
             seen &= ~before.done[:, None, None]
             seen_at = jnp.where(seen, swarms.state.time[:, None, None], seen_at)
-            output = _output(before.done, swarms, actions)
+            recorded = _output(before.done, swarms, actions)
+        output = (swarms.timestep.coverage, recorded)
         return (replace(swarms, state=replace(swarms.state, city=None)), seen_at), output
 
     start = replace(swarms, state=replace(swarms.state, city=None))
-    (last, seen_at), outputs = jax.lax.scan(body, (start, seen_at), jnp.arange(config.horizon))
+    (last, seen_at), (coverage, recorded) = jax.lax.scan(
+        body, (start, seen_at), jnp.arange(config.horizon)
+    )
     metrics = jax.vmap(episode_metrics, (0, None))(last.tally, config)
+    coverage = jnp.concatenate([swarms.timestep.coverage[None], coverage]).T
+    metrics["coverage_over_time"] = coverage
     if not keep:
         return metrics, None
-    return metrics, _episodes(swarms, coverable, seen_at, last.tally.length, outputs)
+    episodes = _episodes(swarms, coverable, seen_at, coverage, last.tally.length, recorded)
+    return metrics, episodes
 
 
 def _hold(before: Swarms, after: Swarms) -> Swarms:
@@ -279,15 +286,20 @@ def _output(done: jax.Array, swarms: Swarms, actions: jax.Array) -> tuple:
         ),
         flown,
     )
-    return swarms.state.position, radius, swarms.timestep.coverage, *flown
+    return swarms.state.position, radius, *flown
 
 
 def _episodes(
-    first: Swarms, coverable: jax.Array, seen_at: jax.Array, length: jax.Array, outputs: tuple
+    first: Swarms,
+    coverable: jax.Array,
+    seen_at: jax.Array,
+    coverage: jax.Array,
+    length: jax.Array,
+    recorded: tuple,
 ) -> Episode:
-    """Recorded episodes from the scan's outputs (time in front)."""
-    position, radius, coverage, actions, link, events, reward = jax.tree.map(
-        lambda value: jnp.swapaxes(value, 0, 1), outputs
+    """Recorded episodes from what `_output` gave (time in front)."""
+    position, radius, actions, link, events, reward = jax.tree.map(
+        lambda value: jnp.swapaxes(value, 0, 1), recorded
     )
     state, visibility = first.state, first.params.visibility
     radius_0 = footprint_radius(state.position[..., 2], visibility[:, None])
@@ -302,7 +314,7 @@ def _episodes(
         link=link,
         events=events,
         reward=reward,
-        coverage=jnp.concatenate([first.timestep.coverage[:, None], coverage], axis=1),
+        coverage=coverage,
         length=length,
         wind=first.params.wind,
         visibility=visibility,
