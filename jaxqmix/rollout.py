@@ -79,7 +79,7 @@ def start_tally(timestep: Timestep, config: EnvConfig) -> Tally:
         collided=jnp.zeros(config.drones, bool),
         violations=jnp.int32(0),
         coverage=timestep.coverage,
-        t90=jnp.where(reached, 0, config.horizon),
+        t90=jnp.where(reached, 0, jnp.int32(config.horizon)),
     )
 
 

@@ -120,6 +120,16 @@ def test_replay_learns_nothing_before_it_is_warm_and_something_after():
         chex.assert_trees_all_equal(jax.device_get(state.learner.parameters), before)
 
 
+@pytest.mark.parametrize("config", [TINY, REPLAY], ids=["online", "replay"])
+def test_a_chunk_returns_the_types_it_takes_and_so_compiles_once(config):
+    trainer = trainer_of(config)
+    before = jax.eval_shape(trainer.initialise, 0)
+    after, _ = jax.eval_shape(trainer.chunk, before)
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert (old.shape, old.dtype, old.weak_type) == (new.shape, new.dtype, new.weak_type)
+
+
 def test_a_seed_repeats_and_another_differs():
     trainer = trainer_of(TINY)
 
