@@ -37,6 +37,16 @@ def use_all_cores() -> None:
         return
 
 
+def memory_available(mesh: Mesh) -> int | None:
+    """Bytes of memory that a mesh's devices can hold; None where it cannot be told."""
+    stats = [device.memory_stats() or {} for device in mesh.devices.flat]
+    if all("bytes_limit" in device for device in stats):
+        return sum(device["bytes_limit"] for device in stats)
+    if jax.default_backend() == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
 def make_mesh(fits: Callable[[int], bool]) -> Mesh:
     """A mesh over as many devices as fit; `fits(1)` must hold."""
     devices = jax.local_devices()

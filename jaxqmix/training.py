@@ -7,6 +7,7 @@ once. The host only calls it, reports, evaluates and saves.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxqmix.compilation import jit
-from jaxqmix.config import RunConfig, TrainingConfig
+from jaxqmix.config import RunConfig, TrainingConfig, require
 from jaxqmix.distributed import (
     COPIED,
     SPREAD,
@@ -191,6 +192,47 @@ def make_parts(config: RunConfig, axis: str | None) -> tuple[UrbanGrid, Learner]
         axis=axis,
     )
     return env, learner
+
+
+def memory_needed(config: RunConfig) -> dict[str, int]:
+    """Bytes that a run will hold, by part, without allocating anything.
+
+    `swarms`, `replay` and `learner` stay; `rollout` is one batch of sequences, and `update` the
+    activations and gradients of one minibatch, at most once each.
+    """
+    env, learner = make_parts(config, axis=None)
+    state = jax.eval_shape(lambda: begin_training(0, config, env, learner))
+    sequences = sequence_shapes(config, env, learner, state.swarms)
+    drawn = 1 if config.training.mode == "online" else config.replay.batch / config.training.swarms
+    rows = math.prod(sequences.observation.agents.shape[:-1]) * max(drawn, 1.0)
+    widths = 4 * config.learner.layers * config.learner.hidden
+    return {
+        "swarms": tree_bytes(state.swarms),
+        "replay": tree_bytes(state.replay),
+        "learner": tree_bytes(state.learner),
+        "rollout": round(tree_bytes(sequences) * (1 + drawn)),
+        "update": round(rows * widths * 4 / config.learner.minibatches),
+    }
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays of a tree, or of their shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def require_memory(needed: dict[str, int], available: int | None) -> None:
+    """Raises `ConfigError` with the settings to lower when a run cannot fit."""
+    total_bytes = sum(needed.values())
+    largest = max(needed, key=needed.get)
+    lower = {"replay": "replay.capacity", "learner": "learner.hidden"}
+    setting = lower.get(largest, "training.swarms")
+    require(
+        available is None or total_bytes <= available,
+        "memory",
+        f"{total_bytes / 1e9:.1f} GB",
+        f"the devices have {(available or 0) / 1e9:.1f} GB and {largest} takes "
+        f"{needed[largest] / 1e9:.1f} GB; lower {setting}",
+    )
 
 
 def begin_training(

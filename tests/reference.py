@@ -404,6 +404,48 @@ def obstacles(heights, no_fly, place, config) -> list[float]:
     return values
 
 
+def repeatable(heights, no_fly, place, config) -> list[set[bool]]:
+    """Whether each move but hovering would be free if made twice; both where it is too close to
+    tell."""
+    moves = [place + 2 * displacement(action, config) for action in range(HOVER)]
+    codes = [possible_obstructions(heights, no_fly, move, config) for move in moves]
+    return [{code == FREE for code in possible} for possible in codes]
+
+
+def gain(unseen, place, visibility, config, slack: float = 0.0) -> list[float]:
+    """Unseen cells that a look would see after each action, and after 2, 4 and 8 moves along each
+    heading, in footprint diameters times a cell's side; within 16 cells of the drone's own.
+
+    `slack` widens or narrows the footprint, metres.
+    """
+    row, column = cell_of(place[0], place[1], config)
+    near = np.zeros_like(unseen)
+    near[max(row - 16, 0) : row + 16, max(column - 16, 0) : column + 16] = True
+    moves = [displacement(action, config) for action in range(7)]
+    moves += [count * moves[heading] for count in (2, 4, 8) for heading in range(4)]
+    values = []
+    for end in (place + move for move in moves):
+        reach = footprint_radius(end[2], visibility)
+        newly = unseen & near & (distances(end[0], end[1], config) <= reach + slack)
+        values.append(newly.sum() / (2 * reach / config.cell_size))
+    return values
+
+
+def own_share(view: np.ndarray, block: int, observed, drone: int, config) -> np.ndarray:
+    """A view [side, side], less what is nearer to a known teammate than to the drone."""
+    side, width = len(view), block * config.cell_size
+    others = [observed[j] - observed[drone] for j in known_teammates(observed, drone, config)]
+    result = view.copy()
+    for i in range(side):
+        for j in range(side):
+            x, y = (j + 0.5 - side / 2) * width, (i + 0.5 - side / 2) * width
+            if others:
+                theirs = min(math.hypot(x - other[0], y - other[1]) for other in others)
+                nearer = 2 * (theirs - math.hypot(x, y)) / width
+                result[i, j] *= 1 / (1 + math.exp(-nearer))
+    return result
+
+
 def fine_view(unseen, cell: tuple[int, int], block: int, side: int) -> np.ndarray:
     """Unseen share [side, side] of blocks around a cell; the cell begins the block after half."""
     far = side * block
@@ -497,13 +539,20 @@ def observe(world: World, weather: Weather, noise, config) -> list[dict[str, np.
             "mission": mission(world.time, world.coverage, config),
             "last_action": [float(world.last_action[drone] == a) for a in range(7)],
             "available": [float(code == FREE) for code in blocked[drone]],
+            "repeat": [max(p) for p in repeatable(world.heights, world.no_fly, place, config)],
             "obstacles": obstacles(world.heights, world.no_fly, place, config),
+            "gain": gain(world.unseen, place, weather.visibility, config),
         }
-        for block, side in view_sides(config):
+        sides = view_sides(config)
+        for block, side in sides:
             if block in counts:
                 parts[f"unseen_{block}"] = coarse_view(counts[block], real, block, side)
             else:
                 parts[f"unseen_{block}"] = fine_view(world.unseen, cell, block, side)
+        middle = len(sides) // 2
+        for block, _ in sides[middle - 1 : middle + 1]:
+            view = parts[f"unseen_{block}"]
+            parts[f"own_{block}"] = own_share(view, block, observed, drone, config)
         parts["teammates"] = teammates(observed, drone, config)
         parts["team_density"] = team_density(observed, drone, config)
         result.append({name: np.asarray(part, float).ravel() for name, part in parts.items()})

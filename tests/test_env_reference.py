@@ -243,10 +243,15 @@ def test_observations(flights, take):
                 fast = observed.agents[time, drone]
                 assert len(fast) == sum(part.size for part in groups.values())
                 for name, part in groups.items():
-                    if at_edge and (name in ("pose", "obstacles") or name.startswith("unseen")):
+                    if at_edge and (
+                        name in ("pose", "obstacles", "gain") or name.startswith(("unseen", "own"))
+                    ):
                         continue
                     if name == "available":
                         part = world_available(data, swarm, time, drone)
+                    if name in ("repeat", "gain"):
+                        check_look_ahead(fast[table[name]], name, world, weather, drone, config)
+                        continue
                     np.testing.assert_allclose(
                         fast[table[name]],
                         part,
@@ -257,6 +262,20 @@ def test_observations(flights, take):
             np.testing.assert_allclose(
                 observed.state[time], ref.mixer_state(world, config), rtol=1e-5, atol=1e-5
             )
+
+
+def check_look_ahead(found, name, world, weather, drone, config):
+    """What lies ahead, within what is too close to tell."""
+    place = world.position[drone]
+    if name == "repeat":
+        possible = ref.repeatable(world.heights, world.no_fly, place, config)
+        assert all(bool(flag) in both for flag, both in zip(found, possible, strict=True))
+        return
+    least, most = (
+        ref.gain(world.unseen, place, weather.visibility, config, slack)
+        for slack in (-ref.CLOSE_CALL, ref.CLOSE_CALL)
+    )
+    assert (np.array(least) - 1e-4 <= found).all() and (found <= np.array(most) + 1e-4).all()
 
 
 def world_available(data, swarm, time, drone):

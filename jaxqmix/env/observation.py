@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxqmix.city import footprint_radius
 from jaxqmix.compilation import materialise
 from jaxqmix.config import EnvConfig
+from jaxqmix.env.dynamics import displacements, obstruction
 from jaxqmix.env.sensing import (
     coarse_blocks,
     coarse_margin,
@@ -19,13 +20,29 @@ from jaxqmix.env.sensing import (
     fine_view,
     fine_window,
     view_side,
+    window_gain,
 )
-from jaxqmix.types import ACTIONS, DELAYED, FREE, LOST, City, EnvParams, Observation, State
+from jaxqmix.types import (
+    ACTIONS,
+    DELAYED,
+    FREE,
+    HOVER,
+    LOST,
+    City,
+    EnvParams,
+    Observation,
+    State,
+    Unseen,
+)
 
 WIND_SCALE = 15.0
 """Wind is observed in units of this, m/s."""
 HEIGHT_SCALE = 100.0
 """Heights are observed in units of this, metres."""
+AHEAD = (2, 4, 8)
+"""Moves along each heading after which the gain is observed too."""
+HEADINGS = 4
+"""The first so many actions are the horizontal moves."""
 MAX_STATE_CELLS = 64
 """The mixer sees the finest coarse map with at most this many blocks."""
 
@@ -47,6 +64,12 @@ def views(config: EnvConfig) -> tuple[tuple[int, int], ...]:
     return fine + tuple((block, view_side(block, config)) for block in coarse_blocks(config))
 
 
+def shared_views(config: EnvConfig) -> tuple[tuple[int, int], ...]:
+    """The two views that also tell what is nearer to the drone than to any teammate."""
+    sides = views(config)
+    return sides[len(sides) // 2 - 1 : len(sides) // 2 + 1]
+
+
 def team_view(config: EnvConfig) -> tuple[int, int]:
     """Block side in cells and side in blocks of the density of teammates: the middle view."""
     sides = views(config)
@@ -59,10 +82,12 @@ def groups(config: EnvConfig) -> dict[str, slice]:
     pose: x, y (share of the city), altitude (share of the highest), footprint radius and the place
     inside the own cell (in cells); weather: wind x, y, turbulence, visibility; link: probability
     of loss and delay, and whether the last command was lost or late; mission: time left, coverage;
-    last_action: one-hot; available: the action mask; obstacles: altitude a drone must exceed in
-    the cells around, less its own; unseen_B: unseen share of blocks of B cells around;
-    teammates: for each of the nearest, offset x, y, altitude and 1 (zeros where there is none);
-    team_density: teammates per block of the middle view.
+    last_action: one-hot; available: the action mask; repeat: which moves could be made twice, since
+    a late command repeats the last; obstacles: altitude a drone must exceed in the cells around,
+    less its own; gain: what a look would newly see after each action, and `AHEAD` moves along each
+    heading; unseen_B: unseen share of blocks of B cells around; own_B: the same, less what is
+    nearer to a teammate; teammates: for each of the nearest, offset x, y, altitude and 1 (zeros
+    where there is none); team_density: teammates per block of the middle view.
     """
     sizes = {
         "pose": 6,
@@ -71,9 +96,12 @@ def groups(config: EnvConfig) -> dict[str, slice]:
         "mission": 2,
         "last_action": len(ACTIONS),
         "available": len(ACTIONS),
+        "repeat": HOVER,
         "obstacles": config.patch**2,
+        "gain": len(ACTIONS) + len(AHEAD) * HEADINGS,
     }
     sizes |= {f"unseen_{block}": side**2 for block, side in views(config)}
+    sizes |= {f"own_{block}": side**2 for block, side in shared_views(config)}
     sizes["teammates"] = 4 * config.neighbours
     sizes["team_density"] = team_view(config)[1] ** 2
     table, start = {}, 0
@@ -103,10 +131,16 @@ def observe(state: State, params: EnvParams, noise: jax.Array, config: EnvConfig
         state.position, observed, state.last_action, state.link, state.obstruction, state, params,
         config,
     )  # fmt: skip
+    unseen = jax.vmap(unseen_views, (None, 0, None))(state.unseen, true_cell, config)
     parts = [
         own,
+        repeatable(state, config),
         jax.vmap(obstacle_patch, (None, 0, None))(state.city, state.position, config),
-        jax.vmap(unseen_views, (None, 0, None))(state.unseen, true_cell, config),
+        jax.vmap(gains, (None, 0, None, None))(
+            state.unseen, state.position, params.visibility, config
+        ),
+        unseen,
+        own_share(unseen, observed, config),
         nearest_teammates(observed, config),
         team_density(observed, config),
     ]
@@ -140,6 +174,12 @@ def own_features(
     return jnp.concatenate([pose, weather, links, mission, one_hot, obstruction == FREE])
 
 
+def repeatable(state: State, config: EnvConfig) -> jax.Array:
+    """Whether each move [N, A - 1] would still be free if it were made twice."""
+    ends = state.position[:, None, :] + 2 * displacements(config)[:HOVER]
+    return obstruction(state.city, ends, config) == FREE
+
+
 def coverage(state: State) -> jax.Array:
     """Seen coverable cells / coverable cells, float32 []."""
     return state.seen / jnp.maximum(state.city.coverable, 1)
@@ -164,7 +204,50 @@ def obstacle_patch(city: City, position: jax.Array, config: EnvConfig) -> jax.Ar
     return jnp.where(outside, 1.0, above).reshape(-1)
 
 
-def unseen_views(unseen, place: jax.Array, config: EnvConfig) -> jax.Array:
+def gains(
+    unseen: Unseen, position: jax.Array, visibility: jax.Array, config: EnvConfig
+) -> jax.Array:
+    """What a look would newly see, flat: after each action, and further along each heading."""
+    cell = jnp.floor(position[1::-1] / config.cell_size).astype(jnp.int32)
+    window = fine_window(unseen, cell, config)
+    moves = displacements(config)
+    further = [moves[:HEADINGS] * count for count in AHEAD]
+    ends = position + jnp.concatenate([moves, *further])
+    return jax.vmap(window_gain, (None, None, 0, None, None))(
+        window, cell, ends, visibility, config
+    )
+
+
+def own_share(unseen: jax.Array, observed: jax.Array, config: EnvConfig) -> jax.Array:
+    """The two middle views less what is nearer to a known teammate, flat [N, 2 x side^2].
+
+    Near the border between two drones the share falls smoothly, over about a block.
+
+    Args:
+      unseen: [N, ...], of `unseen_views`.
+      observed: [N, 3], metres.
+      config: static sizes.
+    """
+    offset, known = _offsets(observed, config)
+    parts, start = [], 0
+    for block, side in views(config):
+        view = unseen[:, start : start + side**2]
+        start += side**2
+        if (block, side) not in shared_views(config):
+            continue
+        width = block * config.cell_size
+        middles = (jnp.arange(side) - side / 2 + 0.5) * width
+        across = jnp.where(known[..., None], (offset[..., 0:1] - middles) ** 2, jnp.inf)
+        along = (offset[..., 1:2] - middles) ** 2
+        across, along = materialise((across, along))
+        theirs = jnp.sqrt(jnp.min(along[..., :, None] + across[..., None, :], axis=1))
+        mine = jnp.sqrt(middles[:, None] ** 2 + middles[None, :] ** 2)
+        nearer = jax.nn.sigmoid(2 * (theirs - mine) / width)
+        parts.append(view * nearer.reshape(observed.shape[0], -1))
+    return jnp.concatenate(parts, axis=-1)
+
+
+def unseen_views(unseen: Unseen, place: jax.Array, config: EnvConfig) -> jax.Array:
     """All views of the unseen area around a place [2] (row, column in cells), flat."""
     window = fine_window(unseen, jnp.floor(place).astype(jnp.int32), config)
     parts = [fine_view(window, block).reshape(-1) for block in fine_blocks(config)]

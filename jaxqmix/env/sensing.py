@@ -114,18 +114,36 @@ def _window_start(cell: jax.Array, reach: int, config: EnvConfig) -> tuple[jax.A
 def footprint_mask(
     position: jax.Array, radius: jax.Array, start: tuple[jax.Array, jax.Array], config: EnvConfig
 ) -> jax.Array:
-    """Bits [rows, words] of the cells whose centre lies within `radius` m of a drone.
+    """Bits [rows, words] of the cells whose centre lies within `radius` m of a drone."""
+    row_margin, word_margin = margins(config)
+    corner = (start[0] - row_margin, (start[1] - word_margin) * WORD)
+    return disc_mask(position, radius, corner, _window_shape(config), config)
+
+
+def disc_mask(
+    position: jax.Array,
+    radius: jax.Array,
+    corner: tuple[jax.Array, jax.Array],
+    shape: tuple[int, int],
+    config: EnvConfig,
+) -> jax.Array:
+    """Bits [rows, words] of the cells whose centre lies within `radius` m of a position.
 
     In each row they are one run, from the first to the last centre inside the circle.
+
+    Args:
+      position: [2 or 3], x and y in metres.
+      radius: [], metres.
+      corner: row and column of the first cell.
+      shape: rows and words of the window.
+      config: static sizes.
     """
-    row_margin, word_margin = margins(config)
-    rows, words = _window_shape(config)
-    row_centres = (start[0] - row_margin + jnp.arange(rows) + 0.5) * config.cell_size
+    rows, words = shape
+    row_centres = (corner[0] + jnp.arange(rows) + 0.5) * config.cell_size
     squared = radius**2 - (row_centres - position[1]) ** 2
     half = jnp.sqrt(jnp.maximum(squared, 0.0))
-    origin = (start[1] - word_margin) * WORD
-    first = jnp.ceil((position[0] - half) / config.cell_size - 0.5).astype(jnp.int32) - origin
-    last = jnp.floor((position[0] + half) / config.cell_size - 0.5).astype(jnp.int32) - origin
+    first = jnp.ceil((position[0] - half) / config.cell_size - 0.5).astype(jnp.int32) - corner[1]
+    last = jnp.floor((position[0] + half) / config.cell_size - 0.5).astype(jnp.int32) - corner[1]
     last = jnp.where(squared >= 0, last, first - 1)
     offsets = jnp.arange(words) * WORD
     return _low_bits(last[:, None] + 1 - offsets) & ~_low_bits(first[:, None] - offsets)
@@ -252,6 +270,26 @@ def fine_window(unseen: Unseen, cell: jax.Array, config: EnvConfig) -> jax.Array
     shift = ((cell[1] - half) % WORD).astype(jnp.uint32)
     # A shift by 32 is undefined, hence two shifts on the right.
     return materialise((pair[:, 0] >> shift) | ((pair[:, 1] << 1) << (WORD - 1 - shift)))
+
+
+def window_gain(
+    window: jax.Array, cell: jax.Array, end: jax.Array, visibility: jax.Array, config: EnvConfig
+) -> jax.Array:
+    """Unseen cells that a look from `end` [3] (m) would see, in units of what a straight flight
+    into the unseen sees in a step.
+
+    Args:
+      window: [32], of `fine_window` around `cell`; cells outside of it do not count.
+      cell: [2], row and column.
+      end: [3], metres.
+      visibility: [], 0 to 1.
+      config: static sizes.
+    """
+    radius = footprint_radius(end[2], visibility)
+    corner = (cell[0] - FINE_WINDOW // 2, cell[1] - FINE_WINDOW // 2)
+    mask = disc_mask(end, radius, corner, (FINE_WINDOW, 1), config)[:, 0]
+    count = jnp.sum(jax.lax.population_count(window & mask), dtype=jnp.int32)
+    return count * (config.cell_size / (2 * radius))
 
 
 def fine_view(window: jax.Array, block: int) -> jax.Array:
