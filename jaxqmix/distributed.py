@@ -66,14 +66,18 @@ def on_each_device(function: Callable, mesh: Mesh, inputs: Any, outputs: Any) ->
     return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
 
 
-def place(tree: Any, mesh: Mesh, specs: Any) -> Any:
-    """Puts a tree of global arrays on the devices; `specs` is a prefix of it."""
-    shardings = jax.tree.map(
+def shardings(mesh: Mesh, specs: Any) -> Any:
+    """The shardings of a tree of SPREAD and COPIED."""
+    return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec),
         specs,
         is_leaf=lambda s: isinstance(s, PartitionSpec),
     )
-    return jax.device_put(tree, shardings)
+
+
+def place(tree: Any, mesh: Mesh, specs: Any) -> Any:
+    """Puts a tree of global arrays on the devices; `specs` is a prefix of it."""
+    return jax.device_put(tree, shardings(mesh, specs))
 
 
 def total(value: Any, axis: str | None) -> Any:

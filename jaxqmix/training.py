@@ -25,6 +25,7 @@ from jaxqmix.distributed import (
     on_each_device,
     own_key,
     place,
+    shardings,
     total,
 )
 from jaxqmix.env.urban_grid import UrbanGrid
@@ -172,7 +173,10 @@ def make_trainer(config: RunConfig) -> Trainer:
         learner,
         mesh,
         initialise=lambda seed: place(start(seed), mesh, specs),
-        chunk=jit(chunk_everywhere, donate_argnums=0),
+        # Pinned, for the compiler takes empty arrays apart, and would compile again for its output.
+        chunk=jit(
+            chunk_everywhere, donate_argnums=0, out_shardings=shardings(mesh, (specs, COPIED))
+        ),
     )
 
 
