@@ -336,6 +336,9 @@ class TrainingConfig:
     """Swarms simulated side by side."""
     rollout: int = 10
     """Env steps of every swarm between learner calls."""
+    coverage_target: float = 1.0
+    """Coverage that ends an episode of training; beyond env.coverage_target, so that the swarm
+    also learns to see what is left in the end."""
     seed: int = 0
     """Seed of everything random in the run."""
     epsilon_start: float = 1.0
@@ -352,6 +355,7 @@ class TrainingConfig:
         require(self.mode in modes, "training.mode", self.mode, f"must be one of {modes}")
         for name in ("env_steps", "swarms", "rollout", "epsilon_decay_steps"):
             _at_least(f"training.{name}", getattr(self, name), 1)
+        _positive("training.coverage_target", self.coverage_target)
         if self.episodes is not None:
             _at_least("training.episodes", self.episodes, 1)
         require(

@@ -159,7 +159,8 @@ def fits(config: RunConfig, devices: int) -> bool:
 def make_trainer(config: RunConfig) -> Trainer:
     """Binds a run's config; nothing is compiled before `chunk` is called."""
     mesh = make_mesh(lambda devices: fits(config, devices))
-    env, learner = make_parts(config, SWARMS)
+    mission, learner = make_parts(config, SWARMS)
+    env = training_env(config)
     specs = state_specs(config)
 
     def chunk(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -169,7 +170,7 @@ def make_trainer(config: RunConfig) -> Trainer:
     start = jit(lambda seed: begin_training(seed, config, env, learner, mesh.size))
     return Trainer(
         config,
-        env,
+        mission,
         learner,
         mesh,
         initialise=lambda seed: place(start(seed), mesh, specs),
@@ -178,6 +179,12 @@ def make_trainer(config: RunConfig) -> Trainer:
             chunk_everywhere, donate_argnums=0, out_shardings=shardings(mesh, (specs, COPIED))
         ),
     )
+
+
+def training_env(config: RunConfig) -> UrbanGrid:
+    """The world of a run's training episodes, which end later than the mission."""
+    target = config.training.coverage_target
+    return UrbanGrid(dataclasses.replace(config.env, coverage_target=target), config.domain)
 
 
 def make_parts(config: RunConfig, axis: str | None) -> tuple[UrbanGrid, Learner]:
