@@ -22,6 +22,8 @@ def record(cls: T) -> T:
 
 # Actions, in the order of the action axis A.
 NORTH, SOUTH, WEST, EAST, ASCEND, DESCEND, HOVER = range(7)
+HEADINGS = 4
+"""The first so many actions are the horizontal moves."""
 ACTIONS = ("north", "south", "west", "east", "ascend", "descend", "hover")
 
 # What stands in the way of a move, as coded in `State.obstruction`.
@@ -109,7 +111,7 @@ class Observation:
     """What the agents and the mixer see."""
 
     agents: jax.Array  # [N, D] float32
-    available: jax.Array  # [N, A] bool, actions that nothing obstructs
+    available: jax.Array  # [N, A] bool, see `dynamics.available_actions`
     state: jax.Array  # [S] float32, for the mixer only
 
 

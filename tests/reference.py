@@ -168,12 +168,13 @@ def possible_obstructions(heights, no_fly, place, config) -> set[int]:
     return {obstruction(heights, no_fly, candidate, config) for candidate in places}
 
 
-def obstructed_actions(heights, no_fly, position: np.ndarray, config) -> np.ndarray:
-    """What obstructs each action from each drone's place [N, A]; hovering is always free."""
+def obstructed_actions(heights, no_fly, position: np.ndarray, config, times=1) -> np.ndarray:
+    """What obstructs each action, or the last of several moves of the same, from each drone's
+    place [N, A]; hovering is always free."""
     codes = np.full((len(position), 7), FREE)
     for drone, place in enumerate(position):
         for action in range(HOVER):
-            target = place + displacement(action, config)
+            target = place + times * displacement(action, config)
             codes[drone, action] = obstruction(heights, no_fly, target, config)
     return codes
 
@@ -404,12 +405,22 @@ def obstacles(heights, no_fly, place, config) -> list[float]:
     return values
 
 
+def available_actions(obstructed, repeated) -> list[bool]:
+    """Free actions that strike nothing when made twice; every free one where no such heading is
+    left."""
+    free = [code == FREE for code in obstructed]
+    safe = [
+        one and code not in (BUILDING, NO_FLY) for one, code in zip(free, repeated, strict=True)
+    ]
+    return safe if any(safe[heading] for heading in (NORTH, SOUTH, WEST, EAST)) else free
+
+
 def repeatable(heights, no_fly, place, config) -> list[set[bool]]:
-    """Whether each move but hovering would be free if made twice; both where it is too close to
+    """Whether each move but hovering strikes nothing if made twice; both where it is too close to
     tell."""
     moves = [place + 2 * displacement(action, config) for action in range(HOVER)]
     codes = [possible_obstructions(heights, no_fly, move, config) for move in moves]
-    return [{code == FREE for code in possible} for possible in codes]
+    return [{code not in (BUILDING, NO_FLY) for code in possible} for possible in codes]
 
 
 def gain(unseen, place, visibility, config, slack: float = 0.0) -> list[float]:
@@ -527,6 +538,7 @@ def observe(world: World, weather: Weather, noise, config) -> list[dict[str, np.
     """Every group of every drone's observation."""
     observed = world.position + weather.sensor_noise * noise
     blocked = obstructed_actions(world.heights, world.no_fly, world.position, config)
+    repeated = obstructed_actions(world.heights, world.no_fly, world.position, config, times=2)
     counts = {block: block_counts(world.unseen, block) for block in coarse_sides(config)}
     result = []
     for drone, place in enumerate(world.position):
@@ -538,7 +550,7 @@ def observe(world: World, weather: Weather, noise, config) -> list[dict[str, np.
             "link": link_group(world.link[drone], weather),
             "mission": mission(world.time, world.coverage, config),
             "last_action": [float(world.last_action[drone] == a) for a in range(7)],
-            "available": [float(code == FREE) for code in blocked[drone]],
+            "available": available_actions(blocked[drone], repeated[drone]),
             "repeat": [max(p) for p in repeatable(world.heights, world.no_fly, place, config)],
             "obstacles": obstacles(world.heights, world.no_fly, place, config),
             "gain": gain(world.unseen, place, weather.visibility, config),

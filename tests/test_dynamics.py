@@ -262,3 +262,18 @@ def test_only_those_in_conflict_are_flagged():
     after = jnp.array([at(3, 4), at(0, 7), at(3, 3)])
     assert dynamics.conflicts(before, after).tolist() == [True, False, True]
     assert dynamics.conflicts(before[:1], after[:1]).tolist() == [False]
+
+
+def test_moves_that_would_strike_when_repeated_are_not_available():
+    """Unless a drone could go nowhere else; a border strikes nothing."""
+    free = [FREE] * 7
+    two_east = [FREE, FREE, FREE, BUILDING, FREE, FREE, FREE]
+    border_north = [BORDER, FREE, FREE, FREE, FREE, FREE, FREE]
+    around = [NO_FLY, BUILDING, BUILDING, NO_FLY, FREE, FREE, FREE]
+    obstructed = jnp.array([free, free, border_north, free])
+    repeated = jnp.array([free, two_east, border_north, around])
+    available = dynamics.available_actions(obstructed, repeated)
+    assert available[0].all()
+    assert available[1].tolist() == [True, True, True, False, True, True, True]
+    assert available[2].tolist() == [False, True, True, True, True, True, True]
+    assert available[3].all()

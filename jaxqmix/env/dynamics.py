@@ -12,6 +12,7 @@ from jaxqmix.types import (
     BUILDING,
     DELAYED,
     FREE,
+    HEADINGS,
     HOVER,
     LOST,
     NO_FLY,
@@ -71,12 +72,36 @@ def in_no_fly(no_fly: jax.Array, position: jax.Array) -> jax.Array:
     return inside
 
 
-def obstructed_actions(city: City, position: jax.Array, config: EnvConfig) -> jax.Array:
-    """What obstructs each action [N, A] from positions [N, 3]; hovering is always FREE."""
+def obstructed_actions(
+    city: City, position: jax.Array, config: EnvConfig, times: int = 1
+) -> jax.Array:
+    """What obstructs each action [N, A] from positions [N, 3], or the last of `times` moves of the
+    same action; hovering is always FREE."""
     # The drone is somewhere free, so the last action needs no look.
-    targets = position[:, None, :] + displacements(config)[:HOVER]
+    targets = position[:, None, :] + times * displacements(config)[:HOVER]
     codes = obstruction(city, targets, config)
     return jnp.pad(codes, ((0, 0), (0, 1)), constant_values=FREE)
+
+
+def strikes(codes: jax.Array) -> jax.Array:
+    """Whether what obstructs a move is a building or a no-fly zone, not a border."""
+    return (codes == BUILDING) | (codes == NO_FLY)
+
+
+def available_actions(obstructed: jax.Array, repeated: jax.Array) -> jax.Array:
+    """Actions [N, A] that a drone may choose.
+
+    Those that nothing obstructs, and that strike nothing when they are made twice: a late command
+    repeats the last. A drone that could go nowhere that way may make any free move.
+
+    Args:
+      obstructed: [N, A], from `obstructed_actions`.
+      repeated: [N, A], the same for two moves.
+    """
+    free = obstructed == FREE
+    safe = free & ~strikes(repeated)
+    trapped = ~jnp.any(safe[:, :HEADINGS], axis=1, keepdims=True)
+    return jnp.where(trapped, free, safe)
 
 
 def deliver(

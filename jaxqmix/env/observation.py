@@ -12,7 +12,12 @@ import jax.numpy as jnp
 from jaxqmix.city import footprint_radius
 from jaxqmix.compilation import materialise
 from jaxqmix.config import EnvConfig
-from jaxqmix.env.dynamics import displacements, obstruction
+from jaxqmix.env.dynamics import (
+    available_actions,
+    displacements,
+    obstructed_actions,
+    strikes,
+)
 from jaxqmix.env.sensing import (
     coarse_blocks,
     coarse_margin,
@@ -25,7 +30,7 @@ from jaxqmix.env.sensing import (
 from jaxqmix.types import (
     ACTIONS,
     DELAYED,
-    FREE,
+    HEADINGS,
     HOVER,
     LOST,
     City,
@@ -41,8 +46,6 @@ HEIGHT_SCALE = 100.0
 """Heights are observed in units of this, metres."""
 AHEAD = (2, 4, 8)
 """Moves along each heading after which the gain is observed too."""
-HEADINGS = 4
-"""The first so many actions are the horizontal moves."""
 MAX_STATE_CELLS = 64
 """The mixer sees the finest coarse map with at most this many blocks."""
 
@@ -82,8 +85,8 @@ def groups(config: EnvConfig) -> dict[str, slice]:
     pose: x, y (share of the city), altitude (share of the highest), footprint radius and the place
     inside the own cell (in cells); weather: wind x, y, turbulence, visibility; link: probability
     of loss and delay, and whether the last command was lost or late; mission: time left, coverage;
-    last_action: one-hot; available: the action mask; repeat: which moves could be made twice, since
-    a late command repeats the last; obstacles: altitude a drone must exceed in the cells around,
+    last_action: one-hot; available: the action mask; repeat: which moves strike nothing when
+    made twice; obstacles: altitude a drone must exceed in the cells around,
     less its own; gain: what a look would newly see after each action, and `AHEAD` moves along each
     heading; unseen_B: unseen share of blocks of B cells around; own_B: the same, less what is
     nearer to a teammate; teammates: for each of the nearest, offset x, y, altitude and 1 (zeros
@@ -127,14 +130,15 @@ def observe(state: State, params: EnvParams, noise: jax.Array, config: EnvConfig
     """
     true_cell = state.position[:, 1::-1] / config.cell_size
     observed = materialise(state.position + params.sensor_noise * noise)
+    repeated = obstructed_actions(state.city, state.position, config, times=2)
+    available = available_actions(state.obstruction, repeated)
     own = jax.vmap(own_features, (0, 0, 0, 0, 0, None, None, None))(
-        state.position, observed, state.last_action, state.link, state.obstruction, state, params,
-        config,
+        state.position, observed, state.last_action, state.link, available, state, params, config,
     )  # fmt: skip
     unseen = jax.vmap(unseen_views, (None, 0, None))(state.unseen, true_cell, config)
     parts = [
         own,
-        repeatable(state, config),
+        ~strikes(repeated)[:, :HOVER],
         jax.vmap(obstacle_patch, (None, 0, None))(state.city, state.position, config),
         jax.vmap(gains, (None, 0, None, None))(
             state.unseen, state.position, params.visibility, config
@@ -146,7 +150,7 @@ def observe(state: State, params: EnvParams, noise: jax.Array, config: EnvConfig
     ]
     return Observation(
         agents=jnp.concatenate(parts, axis=-1),
-        available=state.obstruction == FREE,
+        available=available,
         state=mixer_state(state, config),
     )
 
@@ -156,7 +160,7 @@ def own_features(
     observed: jax.Array,
     last_action: jax.Array,
     link: jax.Array,
-    obstruction: jax.Array,
+    available: jax.Array,
     state: State,
     params: EnvParams,
     config: EnvConfig,
@@ -171,13 +175,7 @@ def own_features(
     links = jnp.stack([params.packet_loss, params.delay, link == LOST, link == DELAYED])
     mission = jnp.stack([1 - state.time / config.horizon, coverage(state)])
     one_hot = last_action == jnp.arange(len(ACTIONS))
-    return jnp.concatenate([pose, weather, links, mission, one_hot, obstruction == FREE])
-
-
-def repeatable(state: State, config: EnvConfig) -> jax.Array:
-    """Whether each move [N, A - 1] would still be free if it were made twice."""
-    ends = state.position[:, None, :] + 2 * displacements(config)[:HOVER]
-    return obstruction(state.city, ends, config) == FREE
+    return jnp.concatenate([pose, weather, links, mission, one_hot, available])
 
 
 def coverage(state: State) -> jax.Array:
