@@ -308,7 +308,7 @@ class ReplayConfig:
     """Stored sequences; the oldest are overwritten."""
     warmup: int = 256
     """Sequences stored before the first update."""
-    batch: int = 128
+    batch: int = 64
     """Sequences drawn per learner call."""
 
     def __post_init__(self) -> None:
@@ -328,7 +328,7 @@ class TrainingConfig:
 
     mode: Literal["online", "replay"] = "online"
     """`online` learns from the fresh rollout only; `replay` from a store of past rollouts."""
-    env_steps: int = 400_000
+    env_steps: int = 500_000
     """Budget in env steps of one swarm, summed over all swarms."""
     episodes: int | None = None
     """Budget in episodes; replaces env_steps when given (episodes x horizon)."""

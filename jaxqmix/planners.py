@@ -101,7 +101,7 @@ class Random:
 
     def __call__(self, key: jax.Array, state: State, timestep: Timestep, memory: tuple):
         """Actions [N] int32 and the empty memory; see `Policy`."""
-        logits = jnp.where(state.obstruction == FREE, 0.0, -jnp.inf)
+        logits = jnp.where(timestep.observation.available, 0.0, -jnp.inf)
         return jax.random.categorical(key, logits).astype(jnp.int32), memory
 
 
@@ -122,7 +122,9 @@ class Greedy:
         open_cells = cells_to_see(state, memory, self.config)
         goal = nearest_cells(state, open_cells, memory, radius, self.territory, self.config)
         place = goal_place(goal, self.config)
-        return pursue(state, goal, place, memory, radius, FRESH, self.config)
+        return pursue(
+            state, timestep.observation.available, goal, place, memory, radius, FRESH, self.config
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +155,8 @@ class Lanes:
         goal = jnp.where(done, helped, goal)
         place = jnp.where(done, goal_place(goal, config), place)
         fresh = jnp.where(done, FRESH, LANE_FRESH)
-        actions, common = pursue(state, goal, place, common, radius, fresh, config)
+        available = timestep.observation.available
+        actions, common = pursue(state, available, goal, place, common, radius, fresh, config)
         return actions, replace(memory, common=common)
 
 
@@ -413,6 +416,7 @@ def near_cylinder(state: State, place: jax.Array, config: EnvConfig) -> jax.Arra
 
 def pursue(
     state: State,
+    available: jax.Array,
     goal: jax.Array,
     place: jax.Array,
     memory: Memory,
@@ -424,6 +428,7 @@ def pursue(
 
     Args:
       state: one swarm.
+      available: [N, A] bool.
       goal: [N, 2] int32, the cells to see; -1 for a drone without a goal, which keeps clear only.
       place: [N, 2], where to fly for that, metres.
       memory: of the last step.
@@ -444,7 +449,7 @@ def pursue(
     cost += REVISIT * jnp.where(active[:, None], visits(memory.trail, ends, config), 0)
     cost -= 0.01 * (state.last_action[:, None] == jnp.arange(len(ACTIONS)))  # breaks ties
     cost = cost.at[:, ASCEND].add(-CLIMB).at[:, DESCEND].add(CLIMB)
-    cost = jnp.where(state.obstruction == FREE, cost, jnp.inf)
+    cost = jnp.where(available, cost, jnp.inf)
     return keep_clear(state, ends, cost, config), memory
 
 

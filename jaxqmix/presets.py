@@ -24,14 +24,15 @@ FULL = RunConfig(
         horizon=400,
         no_fly_zones=4,
     ),
-    training=TrainingConfig(env_steps=1_000_000),
+    training=TrainingConfig(env_steps=1_500_000),
+    evaluation=EvaluationConfig(every_episodes=250),
 )
 
 SCALE20 = RunConfig(
     preset="scale20",
     env=dataclasses.replace(FULL.env, drones=20, horizon=200),
-    training=TrainingConfig(env_steps=500_000),
-    evaluation=EvaluationConfig(every_episodes=500),
+    training=TrainingConfig(env_steps=800_000),
+    evaluation=EvaluationConfig(every_episodes=250),
 )
 
 PRESETS = {preset.preset: preset for preset in (QUICK, FULL, SCALE20)}

@@ -92,6 +92,7 @@ BAD = {
     "training.episodes": (0, -500),
     "training.swarms": (0, -64),
     "training.rollout": (0, -10),
+    "training.coverage_target": (0.0, -1.0, math.nan),
     "training.seed": (-1, 2**32),
     "training.epsilon_start": (-0.1, 1.1),
     "training.epsilon_end": (-0.1, 1.1),
