@@ -89,6 +89,9 @@ class EnvConfig:
     """How many of the nearest teammates a drone observes one by one."""
     patch: int = 5
     """Side of the egocentric obstacle patch, cells, odd."""
+    blind_to: tuple[str, ...] = ()
+    """Groups of the observation that are set to zero, for ablations; see
+    `jaxqmix.env.observation.groups`."""
 
     def __post_init__(self) -> None:
         """Raises `ConfigError` on the first impossible value."""

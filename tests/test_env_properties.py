@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import chex
@@ -13,6 +14,7 @@ import reference as ref
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from jaxqmix.config import ConfigError
 from jaxqmix.env import observation, sensing, urban_grid
 from jaxqmix.types import EnvParams, RewardWeights, replace
 
@@ -281,3 +283,22 @@ def test_perfect_episode_returns_one(city_block):
     assert timestep.coverage == 1
     assert rewards[0] >= first / coverable
     assert sum(rewards) == pytest.approx(1, abs=1e-5)
+
+
+def test_groups_that_drones_are_blind_to_are_zero(city_block):
+    """And nothing else is; a group that does not exist is refused."""
+    config = dataclasses.replace(city_block, blind_to=("unseen_4", "teammates"))
+    reset, _, observe = single_swarm(city_block)
+    _, _, blind = single_swarm(config)
+    params = params_from(wind=(3.0, -2.0))
+    state, _ = reset(jax.random.key(0), params)
+    noise = jnp.zeros((city_block.drones, 3))
+    seen = observe(state, params, noise).agents
+    found = blind(state, params, noise).agents
+    table = observation.groups(config)
+    assert (seen[:, table["unseen_4"]] != 0).any()
+    for name, part in table.items():
+        expected = 0.0 if name in config.blind_to else seen[:, part]
+        np.testing.assert_array_equal(found[:, part], expected)
+    with pytest.raises(ConfigError, match=r"env.blind_to = view .* unseen_4"):
+        observation.seen_features(dataclasses.replace(config, blind_to=("view",)))

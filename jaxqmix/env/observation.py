@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxqmix.city import footprint_radius
 from jaxqmix.compilation import materialise
-from jaxqmix.config import EnvConfig
+from jaxqmix.config import EnvConfig, require
 from jaxqmix.env.dynamics import (
     available_actions,
     displacements,
@@ -114,6 +115,20 @@ def groups(config: EnvConfig) -> dict[str, slice]:
     return table
 
 
+def seen_features(config: EnvConfig) -> np.ndarray:
+    """Which of the features [D] the drones see; those of `config.blind_to` are False.
+
+    Raises:
+      ConfigError: a group of that name does not exist.
+    """
+    table = groups(config)
+    seen = np.ones(agent_features(config), bool)
+    for name in config.blind_to:
+        require(name in table, "env.blind_to", name, f"must be among {', '.join(table)}")
+        seen[table[name]] = False
+    return seen
+
+
 def agent_features(config: EnvConfig) -> int:
     """Length D of an agent's vector."""
     return list(groups(config).values())[-1].stop
@@ -148,8 +163,11 @@ def observe(state: State, params: EnvParams, noise: jax.Array, config: EnvConfig
         nearest_teammates(observed, config),
         team_density(observed, config),
     ]
+    agents = jnp.concatenate(parts, axis=-1)
+    if config.blind_to:
+        agents = jnp.where(seen_features(config), agents, 0.0)
     return Observation(
-        agents=jnp.concatenate(parts, axis=-1),
+        agents=agents,
         available=available,
         state=mixer_state(state, config),
     )
