@@ -6,9 +6,12 @@ The names below load when they are first used, so that `import jaxqmix` is quick
   make(config)            an environment: `reset(key, params)` and `step(key, state, actions,
                           params)` of one swarm, for `jax.vmap` and `jax.jit`
   train(config, out)      trains a run in a folder
-  evaluate(policy)        flies held-out cities and judges them
   load_policy(path)       a trained policy, to act with
-  planner(name, config)   a scripted policy
+  scripted(name, config)  a scripted planner, to act with
+  evaluate(flyer)         flies held-out cities and judges either
+  record(flyer)           one recorded episode; `recorder` lets you choose the world
+  show(episode)           draws it in a notebook; `jaxqmix.render.render` draws it into a file
+  draw_observation(...)   draws what one drone observes
 """
 
 from __future__ import annotations
@@ -28,9 +31,12 @@ _HOMES = {
     "make": "jaxqmix.api",
     "evaluate": "jaxqmix.api",
     "load_policy": "jaxqmix.api",
+    "scripted": "jaxqmix.api",
     "record": "jaxqmix.api",
+    "recorder": "jaxqmix.api",
     "train": "jaxqmix.runner",
-    "render": "jaxqmix.render",
+    "show": "jaxqmix.render.notebook",
+    "draw_observation": "jaxqmix.render.observation",
 }
 __all__ = sorted(_HOMES)
 

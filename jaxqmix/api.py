@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import jax
 import numpy as np
 
 from jaxqmix import checkpoints
+from jaxqmix.compilation import jit
 from jaxqmix.config import DomainConfig, EnvConfig, RunConfig, require
 from jaxqmix.env.urban_grid import UrbanGrid
-from jaxqmix.evaluation import evaluator, success, summarise
+from jaxqmix.evaluation import EVALUATION, evaluator, success, summarise
 from jaxqmix.planners import planner
+from jaxqmix.rollout import fly_episodes
 from jaxqmix.training import LearnedPolicy, make_parts
-from jaxqmix.types import Episode, Policy
+from jaxqmix.types import EnvParams, Episode, Policy
 
 
 def make(config: RunConfig | EnvConfig, domain: DomainConfig | None = None) -> UrbanGrid:
@@ -107,9 +110,47 @@ def evaluate(
 
 
 def record(flyer: Flyer, seed: int = 0) -> Episode:
-    """One recorded episode, for `jaxqmix.render`."""
+    """One recorded episode, for `jaxqmix.show` and `jaxqmix.render.render`."""
     _, episodes = evaluate(flyer, episodes=1, seed=seed, keep=True)
     return jax.tree.map(lambda leaf: leaf[0], episodes)
+
+
+def recorder(flyer: Flyer) -> Callable[[EnvParams, int], Episode]:
+    """A compiled function that records episodes in worlds of your choice.
+
+    The world is an argument, so that another wind or another link compiles nothing anew:
+
+        fly = recorder(flyer)
+        params = flyer.env.draw_params(jax.random.key(0))
+        calm, storm = fly(params, 0), fly(replace(params, wind=jnp.array([15.0, 0.0])), 0)
+
+    Args:
+      flyer: from `load_policy` or `scripted`.
+
+    Returns:
+      `fly(params, seed)`: one episode. The seed decides the city, the starts and all chances, as
+      in `record`.
+    """
+
+    @jit
+    def fly(params: EnvParams, seed: jax.Array) -> Episode:
+        env = ChosenWorld(flyer.env.config, flyer.env.domain, params)
+        key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
+        _, episodes = fly_episodes(jax.random.split(key, 1), env, flyer.policy, keep=True)
+        return jax.tree.map(lambda leaf: leaf[0], episodes)
+
+    return lambda params, seed: jax.device_get(fly(params, np.uint32(seed)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenWorld(UrbanGrid):
+    """An environment whose worlds are not drawn, but all the same."""
+
+    params: EnvParams | None = None
+
+    def draw_params(self, key: jax.Array) -> EnvParams:
+        """The chosen world, whatever the key."""
+        return self.params
 
 
 def trajectories(episodes: Episode, flyer: Flyer) -> dict[str, np.ndarray]:

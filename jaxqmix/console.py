@@ -89,14 +89,7 @@ class Console(Listener):
             self._close()
             show_report(report | {"policy": self._config.learner.mixer})
             return
-        verdict = "meets the criteria" if all(report["success"].values()) else "not yet"
-        self._terminal.print(
-            f"evaluation at {report['env_steps']:,} env steps: "
-            f"coverage {report['coverage']:.1%}, t90 {report['t90']:.0f}, "
-            f"return {report['return']:.3f}, collision rate {report['collision_rate']:.3%}, "
-            f"violation rate {report['violation_rate']:.3%}: {verdict}",
-            highlight=False,
-        )
+        self._terminal.print(evaluation_line(report), highlight=False)
 
     def finished(self) -> None:
         """Says where everything is."""
@@ -118,6 +111,25 @@ class Console(Listener):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class Lines(Listener):
+    """Prints one line per evaluation and nothing else: for notebooks and log files."""
+
+    def evaluated(self, report: Report) -> None:
+        """Prints the line."""
+        print(evaluation_line(report), flush=True)
+
+
+def evaluation_line(report: Report) -> str:
+    """An evaluation in one line."""
+    verdict = "meets the criteria" if all(report["success"].values()) else "not yet"
+    return (
+        f"evaluation at {report['env_steps']:,} env steps: "
+        f"coverage {report['coverage']:.1%}, t90 {report['t90']:.0f}, "
+        f"return {report['return']:.3f}, collision rate {report['collision_rate']:.3%}, "
+        f"violation rate {report['violation_rate']:.3%}: {verdict}"
+    )
 
 
 def show_report(report: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from test_render import CELL, STEPS, small_episode
 
 from jaxqmix.render import render
+from jaxqmix.render.notebook import show
 from jaxqmix.types import replace
 
 playwright = pytest.importorskip(
@@ -52,8 +53,12 @@ def visit(browser, tmp_path):
         troubles.append(f"request to {route.request.url}")
         route.abort()
 
-    def visit(size=(1200, 750), phone=False, **options):
-        out = render(small_episode(), tmp_path / "replay.html", cell_size=CELL, **options)
+    def visit(size=(1200, 750), phone=False, notebook=False, **options):
+        out = tmp_path / "replay.html"
+        if notebook:
+            out.write_text(show(small_episode(), cell_size=CELL, **options).data, encoding="utf-8")
+        else:
+            render(small_episode(), out, cell_size=CELL, **options)
         viewport = {"width": size[0], "height": size[1]}
         context = browser.new_context(viewport=viewport, has_touch=phone, offline=True)
         contexts.append(context)
@@ -62,6 +67,7 @@ def visit(browser, tmp_path):
         page.on("console", note)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.goto(out.as_uri())
+        page = page.frames[1] if notebook else page
         assert page.evaluate("replay.ready"), "the browser draws no WebGL"
         return page
 
@@ -152,3 +158,11 @@ def test_a_phone_shows_everything_without_scrolling(visit, size):
     assert stage["height"] > 0.4 * size[1]
     page.locator("#play").tap()
     assert page.evaluate("replay.playing")
+
+
+def test_a_replay_runs_inside_a_notebook(visit):
+    pytest.importorskip("IPython", reason="needs IPython (pip install ipykernel)")
+    frame = visit(notebook=True, title="Policy")
+    frame.locator("#slider").fill("4")
+    assert frame.locator("#clock").inner_text() == f"step 4 of {STEPS}"
+    assert figure(frame, "coverage") == "25.1 %"

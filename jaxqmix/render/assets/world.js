@@ -110,14 +110,13 @@ function addNorth(world) {
   world.labels.push(label);
 }
 
-
 // All trails in one ribbon, ordered by time, so that any stretch of time is one run to draw.
 function addTrails(world) {
   const { length, drones } = world.episode;
   const segments = length * drones;
   const corners = new Float32Array(12 * segments), colours = new Uint8Array(12 * segments);
   const indices = new Uint32Array(6 * segments);
-  const half = world.extent * 0.0013;
+  const half = Math.max(world.extent * 0.0013, 2.2);
   const from = new THREE.Vector3(), to = new THREE.Vector3(), side = new THREE.Vector3();
   for (let segment = 0; segment < segments; segment++) {
     const drone = segment % drones, step = Math.floor(segment / drones);
@@ -167,8 +166,8 @@ function addDrones(world) {
   const flat = { transparent: true, depthWrite: false };
   const disc = new THREE.CircleGeometry(1, 48).rotateX(-Math.PI / 2);
   const ring = new THREE.RingGeometry(0.94, 1, 64).rotateX(-Math.PI / 2);
-  const rotor = new THREE.CylinderGeometry(0.62, 0.62, 0.12, 20);
-  const bodies = instanced(world, new THREE.SphereGeometry(0.72, 20, 14), new THREE.MeshLambertMaterial(), drones);
+  const rotor = new THREE.CylinderGeometry(0.46, 0.46, 0.12, 20);
+  const bodies = instanced(world, new THREE.SphereGeometry(0.92, 20, 14), new THREE.MeshLambertMaterial(), drones);
   const rotors = instanced(world, rotor, new THREE.MeshLambertMaterial(), 4 * drones);
   const discs = instanced(world, disc, new THREE.MeshBasicMaterial({ opacity: 0.22, ...flat }), drones);
   const rings = instanced(world, ring, new THREE.MeshBasicMaterial({ opacity: 0.95, ...flat }), drones);
@@ -330,7 +329,9 @@ function faceCamera(world, camera, pixelsWide, pixelsHigh) {
   const matrix = new THREE.Matrix4();
   const radii = world.episode.radii, { drones, unit } = world.episode;
   places.forEach((place, drone) => {
-    const size = Math.max(4, place.distanceTo(camera.position) * perPixel * (small ? 5 : 7));
+    // Near by, a drone is still larger than its trail is wide.
+    const least = Math.max(4, world.extent * 0.003);
+    const size = Math.max(least, place.distanceTo(camera.position) * perPixel * (small ? 5 : 7));
     bodies.setMatrixAt(drone, matrix.makeScale(size, size * 0.7, size).setPosition(place));
     for (let arm = 0; arm < 4; arm++) {
       const east = arm % 2 ? size : -size, south = arm < 2 ? size : -size;
