@@ -147,6 +147,60 @@ def merged(name: str, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in before if (row["preset"], row["policy"]) not in new] + results
 
 
+COLOURS = {
+    "qmix online": "#d1495b", "qmix replay": "#edae49", "lanes": "#00798c",
+    "voronoi": "#30638e", "greedy": "#7f9bb3", "random": "#9a9a9a",
+}  # fmt: skip
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Learning curves with bands over seeds, and coverage over time against the planners."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    presets = [name for name in PRESETS if any(row["preset"] == name for row in rows)]
+    figure = Figure(figsize=(5 * len(presets), 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(2, len(presets), squeeze=False)
+    for column, name in enumerate(presets):
+        learning, flying = grid[:, column]
+        for row in (row for row in rows if row["preset"] == name):
+            style = {"color": COLOURS[row["policy"]], "label": row["policy"]}
+            seeds = row.get("per_seed", [row])
+            over_time = np.array([s["to_the_horizon"]["coverage_over_time"] for s in seeds])
+            band(flying, np.arange(over_time.shape[1]), over_time, style)
+            if "per_seed" in row:
+                curves = [[e for e in seed["curve"] if not e["final"]] for seed in seeds]
+                steps = np.array([e["env_steps"] for e in curves[0]])
+                band(
+                    learning,
+                    steps / 1e6,
+                    np.array([[e["coverage"] for e in c] for c in curves]),
+                    style,
+                )
+        learning.set(
+            title=f"{name}: evaluations while training", xlabel="million env steps", ylim=(0.2, 1.0)
+        )
+        flying.set(
+            title=f"{name}: 256 unseen cities", xlabel="env step of the episode", ylim=(0, 1.02)
+        )
+        for axes in (learning, flying):
+            axes.axhline(0.9, color="black", linewidth=0.6, linestyle=":")
+            axes.set_ylabel("coverage")
+            axes.grid(alpha=0.25)
+            axes.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=110)
+    print(f"wrote {path}")
+
+
+def band(axes: Any, x: np.ndarray, curves: np.ndarray, style: dict[str, str]) -> None:
+    """The mean of curves [seeds, points] and the band from lowest to highest."""
+    axes.plot(x, curves.mean(axis=0), linewidth=1.2, **style)
+    if len(curves) > 1:
+        low, high = curves.min(axis=0), curves.max(axis=0)
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+
+
 def main() -> None:
     """Trains, evaluates, shows and saves."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -180,6 +234,7 @@ def main() -> None:
             rows = merged(arguments.name, results)
             save(arguments.name, rows)
             show(rows)
+            draw(rows, RESULTS / f"{arguments.name}.png")
 
 
 if __name__ == "__main__":
