@@ -14,7 +14,7 @@ from jaxqmix import checkpoints
 from jaxqmix.compilation import jit
 from jaxqmix.config import DomainConfig, EnvConfig, RunConfig, require
 from jaxqmix.env.urban_grid import UrbanGrid
-from jaxqmix.evaluation import EVALUATION, evaluator, success, summarise
+from jaxqmix.evaluation import EVALUATION, coverage_over_time, evaluator, success, summarise
 from jaxqmix.planners import planner
 from jaxqmix.rollout import fly_episodes
 from jaxqmix.training import LearnedPolicy, make_parts
@@ -78,7 +78,7 @@ def with_drones(config: RunConfig, drones: int | None) -> RunConfig:
 
 
 def evaluate(
-    flyer: Flyer, episodes: int = 256, seed: int = 0, keep: bool = False
+    flyer: Flyer, episodes: int = 256, seed: int = 0, keep: bool = False, curve: bool = False
 ) -> tuple[dict[str, Any], Episode | None]:
     """Flies held-out cities.
 
@@ -87,6 +87,7 @@ def evaluate(
       episodes: how many.
       seed: which cities; the same for every policy.
       keep: also return the recorded episodes [E, ...].
+      curve: also report `coverage_over_time`; see `jaxqmix.evaluation.coverage_over_time`.
 
     Returns:
       The report (metrics with 95 % confidence intervals, and `success` by criterion), and the
@@ -106,6 +107,8 @@ def evaluate(
         **summary,
         "success": success(summary, flyer.config.evaluation),
     }
+    if curve:
+        report["coverage_over_time"] = coverage_over_time(metrics)
     return report, recorded
 
 

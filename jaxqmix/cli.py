@@ -7,8 +7,10 @@ import dataclasses
 import difflib
 import io
 import json
+import logging
 import os
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,10 +19,17 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxqmix.config import ConfigError, RunConfig, require
+from jaxqmix.config import ConfigError, RunConfig, from_dict, require
+from jaxqmix.metrics import check_writable
 from jaxqmix.presets import PRESETS, preset
 
 Planner = Literal["greedy", "voronoi", "lanes", "random"]
+PLANNERS = "{greedy,voronoi,lanes,random}"
+
+
+def optional(metavar: str, otherwise: str) -> Any:
+    """How --help shows a setting that is None unless given."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {otherwise})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,20 +37,22 @@ class Train:
     """Train a swarm, evaluate it on unseen cities, and leave checkpoints, metrics and pictures."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
-    mode: Literal["online", "replay"] | None = None
+    mode: Literal["online", "replay"] = "online"
     """Short for --training.mode."""
-    seed: int | None = None
+    seed: int = 0
     """Short for --training.seed."""
-    episodes: int | None = None
-    """Short for --training.episodes: the budget in episodes."""
-    env_steps: int | None = None
+    env_steps: int = 0
     """Short for --training.env-steps: the budget in env steps."""
-    out: Path | None = None
-    """The run's folder; runs/PRESET by default."""
+    episodes: Annotated[int | None, optional("INT", "env steps count")] = None
+    """Short for --training.episodes: the budget in episodes."""
+    out: Annotated[Path | None, optional("PATH", "runs/PRESET")] = None
+    """The run's folder."""
     resume: bool = False
     """Continue the run in --out from its newest checkpoint, bit for bit."""
     deterministic: bool = False
     """Make a GPU repeat a run bit for bit (slower); CPUs always do."""
+    wandb: Annotated[str | None, optional("PROJECT", "off")] = None
+    """Also log to this project of Weights & Biases; pip install "jaxqmix[wandb]" first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +61,16 @@ class Evaluate:
 
     episodes: int = 256
     """How many episodes."""
-    drones: int | None = None
+    drones: Annotated[int | None, optional("INT", "as trained")] = None
     """Fly with so many drones instead."""
     seed: int = 0
     """Which held-out cities; the same for every policy."""
-    planner: Planner | None = None
+    planner: Annotated[Planner | None, optional(PLANNERS, "the trained policy")] = None
     """Evaluate a scripted planner on the same cities instead of the trained policy."""
-    json: Path | None = None
+    json: Annotated[Path | None, optional("FILE", "none")] = None
     """Write the report here."""
-    trajectories: Path | None = None
-    """Write the flown episodes here (.npz), enough to recompute every metric."""
+    trajectories: Annotated[Path | None, optional("FILE.npz", "none")] = None
+    """Write the flown episodes here, enough to recompute every metric."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,31 +79,61 @@ class Render:
 
     out: Path
     """Where to: .png (still), .gif or .mp4 (animation), .html (3-D replay)."""
-    drones: int | None = None
+    drones: Annotated[int | None, optional("INT", "as trained")] = None
     """Fly with so many drones instead."""
     seed: int = 0
     """Which held-out city."""
-    planner: Planner | None = None
+    planner: Annotated[Planner | None, optional(PLANNERS, "the trained policy")] = None
     """Draw a scripted planner instead of the trained policy."""
-    compare: Planner | None = None
+    compare: Annotated[Planner | None, optional(PLANNERS, "none")] = None
     """Draw this planner beside it, over the same city."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """Draw training curves from the metrics of one or more runs."""
+    """Show final evaluations in a table, and draw training curves and coverage over time.
+
+    Runs that differ by nothing but the seed become one line with a band.
+    """
 
     out: Path = Path("curves.png")
-    """Where to (.png)."""
+    """Where to (.png, .pdf or .svg)."""
+    planner: Annotated[
+        tuple[Planner, ...], tyro.conf.UseAppendAction, optional(PLANNERS, "none")
+    ] = ()
+    """Also fly this scripted planner, to compare coverage over time; may be given again."""
+    episodes: int = 64
+    """How many held-out cities a planner flies."""
 
 
-def parse(kind: Any, arguments: Sequence[str], program: str, default: Any = None) -> Any:
-    """Typed arguments; raises `ConfigError` with one line where tyro would print a box."""
+def parse(
+    kind: Any, arguments: Sequence[str], program: str, default: Any = None
+) -> tuple[Any, list[str]]:
+    """Typed settings, and the arguments that belong to none, such as a run's folder.
+
+    Raises `ConfigError` with one line where tyro would print a box.
+    """
+    given, rest = call_tyro(kind, arguments, program, default, return_unknown_args=True)
+    unknown = [argument for argument in rest if argument.startswith("-")]
+    if unknown:
+        # Once more without patience, for tyro then suggests similar names.
+        call_tyro(kind, [a for a in arguments if a not in rest or a in unknown], program, default)
+        raise ConfigError(f"setting {unknown[0]} is not known: --help lists every setting")
+    return given, rest
+
+
+def call_tyro(
+    kind: Any, arguments: Sequence[str], program: str, default: Any, **options: Any
+) -> Any:
+    """`tyro.cli` with errors in one line, and help that fits the terminal."""
     errors = io.StringIO()
-    wide = {} if {"-h", "--help"} & set(arguments) else {"COLUMNS": "2000"}
+    asked = {"-h", "--help"} & set(arguments)
+    # Errors are read from one long line; and tyro never ends in terminals of a few columns.
+    width = max(shutil.get_terminal_size().columns, 40) if asked else 2000
+    options["config"] = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     try:
-        with contextlib.redirect_stderr(errors), _environment(wide):
-            return tyro.cli(kind, args=list(arguments), prog=program, default=default)
+        with contextlib.redirect_stderr(errors), _environment({"COLUMNS": str(width)}):
+            return tyro.cli(kind, args=list(arguments), prog=program, default=default, **options)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -114,7 +155,7 @@ def _environment(changes: dict[str, str]):
 
 
 def one_line(box: str) -> str:
-    """The gist of a usage error that tyro prints as a box."""
+    """The gist of a usage error that tyro prints as a box: setting, value, what is allowed."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
     # The box is drawn in ASCII where the terminal knows no better; its first line is a title.
     lines = [line.strip("│╭╮╰╯─|+ \t") for line in text.splitlines()]
@@ -123,18 +164,24 @@ def one_line(box: str) -> str:
     if message.startswith("Missing from"):
         named = next((line.split()[0] for line in lines if line.startswith("--")), "one")
         return f"setting {named} is missing: see --help"
-    unknown = re.match(r"Unrecognized options: ([^,]+)", message)
-    if unknown:
+    if found := re.match(r"Unrecognized options: ([^,]+)", message):
         close = [line.split()[0] for line in lines if line.startswith("--")]
         hint = f"did you mean {close[0]}?" if close else "--help lists every setting"
-        return f"setting {unknown[1].strip()} is not known: {hint}"
+        return f"setting {found[1].strip()} is not known: {hint}"
+    if found := re.match(
+        r"invalid choice '(.*)' for argument '(.*)'\. Expected.*\((.*)\)", message
+    ):
+        allowed = ", ".join(sorted(set(re.findall(r"'(.*?)'", found[3])) - {"None"}))
+        return f"{found[2]} = {found[1]} is not allowed: must be one of {allowed}"
+    if found := re.match(r"Missing value for argument '(.*)'\. Expected (\d+)", message):
+        return f"setting {found[1]} misses a value: it takes {found[2]}"
+    if found := re.match(r"Error parsing (--\S+): .*(int|float).*'(.*)'", message):
+        kind = {"int": "a whole number", "float": "a number"}[found[2]]
+        return f"{found[1]} = {found[3]} is not allowed: must be {kind}"
+    if found := re.match(r"Error parsing (--\S+): Could not parse arguments \[(.*)\]", message):
+        values = found[2].replace("'", "")
+        return f"{found[1]} = {values} is not allowed: must be numbers"
     return message
-
-
-def positionals(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Leading arguments without a dash, and the rest."""
-    count = next((i for i, a in enumerate(arguments) if a.startswith("-")), len(arguments))
-    return list(arguments[:count]), list(arguments[count:])
 
 
 def single(names: list[str], what: str) -> str | None:
@@ -145,13 +192,18 @@ def single(names: list[str], what: str) -> str | None:
 
 def train_command(arguments: list[str]) -> int:
     """`jaxqmix train PRESET [--setting value ...]`."""
-    names, rest = positionals(arguments)
-    name = single(names, "preset")
-    if name is None and not {"-h", "--help"} & set(rest):
+    name = next((word for word in arguments if word in PRESETS), None)
+    if name is None and not {"-h", "--help"} & set(arguments):
+        if arguments and not arguments[0].startswith("-"):
+            preset(arguments[0])  # raises
         raise ConfigError(f"preset is missing: give one of {', '.join(PRESETS)}")
     base = preset(name or "quick")
-    given = parse(Train, rest, f"jaxqmix train {name or 'PRESET'}", Train(base))
-    config = with_shortcuts(given)
+    training = base.training
+    default = Train(base, training.mode, training.seed, training.env_steps, training.episodes)
+    given, names = parse(Train, arguments, f"jaxqmix train {name or 'PRESET'}", default)
+    single(names, "preset")
+    config = with_shortcuts(given, default)
+    require(config.preset == name, "preset", config.preset, "the first word names the preset")
     if given.deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
@@ -160,7 +212,7 @@ def train_command(arguments: list[str]) -> int:
 
     prepare_jax()
     out = given.out or Path("runs") / config.preset
-    train(config, out, given.resume, Console(out))
+    train(config, out, given.resume, Console(out), given.wandb)
     return 0
 
 
@@ -173,24 +225,30 @@ def prepare_jax() -> None:
     use_all_cores()
 
 
-def with_shortcuts(given: Train) -> RunConfig:
-    """The config with --mode, --seed, --episodes and --env-steps put in their places."""
-    names = ("mode", "seed", "episodes", "env_steps")
-    changes = {n: getattr(given, n) for n in names if getattr(given, n) is not None}
+def with_shortcuts(given: Train, default: Train) -> RunConfig:
+    """The config with --mode, --seed, --env-steps and --episodes put in their places."""
+    names = ("mode", "seed", "env_steps", "episodes")
+    changes = {n: getattr(given, n) for n in names if getattr(given, n) != getattr(default, n)}
     training = dataclasses.replace(given.config.training, **changes)
     return dataclasses.replace(given.config, training=training)
 
 
 def evaluate_command(arguments: list[str]) -> int:
     """`jaxqmix evaluate RUN_OR_CHECKPOINT`, or a preset with --planner."""
-    names, rest = positionals(arguments)
-    given = parse(Evaluate, rest, "jaxqmix evaluate RUN", Evaluate())
+    given, names = parse(Evaluate, arguments, "jaxqmix evaluate RUN", Evaluate())
+    name = single(names, "run")
+    check_file("json", given.json)
+    check_file("trajectories", given.trajectories, (".npz",))
     from jaxqmix import api
     from jaxqmix.console import show_report
 
-    flyer = find_flyer(single(names, "run"), given.planner, given.drones)
+    flyer = find_flyer(name, given.planner, given.drones)
     report, episodes = api.evaluate(
-        flyer, given.episodes, given.seed, keep=given.trajectories is not None
+        flyer,
+        given.episodes,
+        given.seed,
+        keep=given.trajectories is not None,
+        curve=given.json is not None,
     )
     show_report(report)
     if given.json:
@@ -207,37 +265,54 @@ def find_flyer(name: str | None, planner: str | None, drones: int | None) -> Any
     """A trained policy from a run, or a planner under a run's or a preset's config."""
     from jaxqmix import api, checkpoints
 
-    prepare_jax()
     if name is None:
         raise ConfigError("run is missing: give a run's folder or a checkpoint")
+    is_preset = name in PRESETS and not Path(name).exists()
+    if is_preset and planner is None:
+        trained = Path("runs") / name
+        hint = f"did you mean {trained}?" if trained.exists() else f"jaxqmix train {name} makes one"
+        raise ConfigError(f"run = {name} is not allowed: it is a preset; {hint}")
+    prepare_jax()
     if planner is None:
         return api.load_policy(name, drones)
-    if name in PRESETS and not Path(name).exists():
-        return api.scripted(planner, preset(name), drones)
-    return api.scripted(planner, checkpoints.load(Path(name))[0], drones)
+    config = preset(name) if is_preset else checkpoints.load(Path(name))[0]
+    return api.scripted(planner, config, drones)
+
+
+def check_file(setting: str, path: Path | None, endings: Sequence[str] = ()) -> None:
+    """Raises `ConfigError` when a file has another ending, or cannot be written."""
+    if path is None:
+        return
+    if endings:
+        allowed = f"must end in {' or '.join(endings)}"
+        require(path.suffix.lower() in endings, setting, path, allowed)
+    require(not path.is_dir(), setting, path, "it is a folder, and must be a file")
+    check_writable(setting, path)
 
 
 def write(path: Path, action: Callable[[Path], Any]) -> None:
-    """Writes a file, creating its folder; raises `ConfigError` when it cannot be written."""
+    """Writes a file whole or not at all; raises `ConfigError` when it cannot be written."""
+    part = path.with_name(f".{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        action(path)
+        action(part)
+        part.replace(path)
     except OSError as error:
         raise ConfigError(f"file = {path} is not allowed: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
     print(f"wrote {path}")
 
 
 def render_command(arguments: list[str]) -> int:
     """`jaxqmix render RUN --out FILE`."""
-    names, rest = positionals(arguments)
-    given = parse(Render, rest, "jaxqmix render RUN")
-    allowed = (".png", ".gif", ".mp4", ".html")
-    require(given.out.suffix.lower() in allowed, "out", given.out, f"must end in one of {allowed}")
+    given, names = parse(Render, arguments, "jaxqmix render RUN")
+    name = single(names, "run")
+    check_file("out", given.out, (".png", ".gif", ".mp4", ".html"))
     from jaxqmix import api
     from jaxqmix.console import frames
     from jaxqmix.render import render
 
-    name = single(names, "run")
     flyer = find_flyer(name, given.planner, given.drones)
     other = find_flyer(name, given.compare, given.drones) if given.compare else None
     with frames() as progress:
@@ -258,12 +333,26 @@ def render_command(arguments: list[str]) -> int:
 
 def plot_command(arguments: list[str]) -> int:
     """`jaxqmix plot RUN [RUN ...] --out FILE`."""
-    names, rest = positionals(arguments)
-    given = parse(Plot, rest, "jaxqmix plot RUN [RUN ...]", Plot())
-    require(bool(names), "run", "", "give at least one run's folder")
-    from jaxqmix.render.curves import plot_runs
+    given, names = parse(Plot, arguments, "jaxqmix plot RUN [RUN ...]", Plot())
+    if not names:
+        raise ConfigError("run is missing: give at least one run's folder")
+    check_file("out", given.out, (".png", ".pdf", ".svg"))
+    from jaxqmix.console import show_runs
+    from jaxqmix.render.curves import load_runs, plot_runs
 
-    write(given.out, lambda path: plot_runs([Path(name) for name in names], path))
+    runs = load_runs([Path(name) for name in names])
+    planners = {}
+    if given.planner:
+        from jaxqmix import api
+
+        prepare_jax()
+        config = from_dict(runs[0].settings)
+        for planner in given.planner:
+            flyer = api.scripted(planner, config)
+            seed = config.evaluation.seed
+            planners[planner], _ = api.evaluate(flyer, given.episodes, seed, curve=True)
+    show_runs(runs, planners)
+    write(given.out, lambda path: plot_runs(runs, path, planners))
     return 0
 
 
@@ -312,6 +401,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exits with 2 and one line on bad input."""
     # XLA prints a page of harmless machine features when it loads a cached program.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Orbax tells at length how long it waits for a save.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     warnings.showwarning = lambda message, *_: print(f"jaxqmix: {message}", file=sys.stderr)
     try:
         sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))

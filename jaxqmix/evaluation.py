@@ -48,8 +48,8 @@ def evaluator(
       stream: which cities.
 
     Returns:
-      `evaluate(argument, seed)`: metrics per episode [E], and recorded episodes or None. The same
-      seed flies the same cities for every policy.
+      `evaluate(argument, seed)`: metrics per episode [E] and `coverage_over_time` [E, T + 1], and
+      recorded episodes or None. The same seed flies the same cities for every policy.
     """
 
     mesh = make_mesh(lambda devices: episodes % devices == 0)
@@ -82,6 +82,17 @@ def summarise(metrics: dict[str, np.ndarray]) -> dict[str, Any]:
         summary[name] = float(values.mean())
         summary[f"{name}_ci95"] = [float(low), float(high)]
     return summary
+
+
+def coverage_over_time(metrics: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """Coverage after 0, 1, ... T env steps: its mean over episodes, and 10th and 90th percentile.
+
+    An episode that ends early keeps its last coverage.
+    """
+    coverage = np.asarray(metrics["coverage_over_time"], np.float64)
+    curves = {"mean": coverage.mean(axis=0)}
+    curves["p10"], curves["p90"] = np.quantile(coverage, [0.1, 0.9], axis=0)
+    return {name: curve.round(5).tolist() for name, curve in curves.items()}
 
 
 def success(summary: dict[str, Any], config: EvaluationConfig) -> dict[str, bool]:

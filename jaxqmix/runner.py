@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,28 @@ import jax
 import numpy as np
 
 from jaxqmix import checkpoints
-from jaxqmix.config import ConfigError, RunConfig, to_dict
-from jaxqmix.evaluation import METRICS, SELECTION, evaluator, success, summarise
-from jaxqmix.metrics import MetricsWriter, read
-from jaxqmix.training import Trainer, make_trainer
+from jaxqmix.compilation import device_memory
+from jaxqmix.config import ConfigError, RunConfig, from_dict, require, to_dict
+from jaxqmix.evaluation import (
+    METRICS,
+    SELECTION,
+    coverage_over_time,
+    evaluator,
+    success,
+    summarise,
+)
+from jaxqmix.metrics import (
+    FINAL,
+    SETTINGS,
+    Board,
+    MetricsWriter,
+    TensorBoard,
+    WeightsAndBiases,
+    check_writable,
+    import_wandb,
+    read,
+)
+from jaxqmix.training import Trainer, TrainState, begin_training, make_trainer
 
 REPORTS = 100
 """Training reports in a whole run."""
@@ -28,8 +47,8 @@ Report = dict[str, Any]
 class Listener:
     """Hears of a run's progress; the command line overrides what it shows."""
 
-    def begun(self, config: RunConfig, step: int) -> None:
-        """The run starts at this rollout (0, or where it resumes)."""
+    def begun(self, config: RunConfig, step: int, replay_bytes: int) -> None:
+        """The run starts at this rollout (0, or where it resumes) and takes its replay store."""
 
     def advanced(self, step: int) -> None:
         """One more rollout was dispatched."""
@@ -37,11 +56,17 @@ class Listener:
     def trained(self, report: Report) -> None:
         """A training report was written."""
 
+    def doing(self, what: str) -> None:
+        """Something other than training begins, and may take seconds."""
+
     def evaluated(self, report: Report) -> None:
         """An evaluation was written."""
 
+    def stopping(self) -> None:
+        """The run is asked to stop, and will after this rollout; called by a signal handler."""
+
     def stopped(self, step: int) -> None:
-        """The run was asked to stop, and saved."""
+        """The run stopped as asked, and is saved."""
 
     def finished(self) -> None:
         """Everything is written."""
@@ -55,32 +80,76 @@ def interval(episodes: int, config: RunConfig) -> int:
     return max(1, round(episodes * config.env.horizon / config.chunk_steps))
 
 
-def open_run(config: RunConfig, run: Path, resume: bool) -> None:
-    """Checks the output folder and creates it.
+def check_folder(run: Path, resume: bool) -> None:
+    """Raises `ConfigError` when a folder holds another run, holds none to resume, or cannot be."""
+    if resume:
+        checkpoints.require_found((run / SETTINGS).is_file(), run)
+        return
+    require(not run.is_file(), "out", run, "it is a file, and must be a folder")
+    check_writable("out", run)
+    require(
+        not run.exists() or not any(run.iterdir()),
+        "out",
+        run,
+        "it is not empty; add --resume to continue the run there, or choose another --out",
+    )
+
+
+def make_folder(run: Path, config: RunConfig) -> None:
+    """Creates a run's folder with its settings; raises `ConfigError` when that cannot be."""
+    text = json.dumps(to_dict(config), indent=2) + "\n"
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / SETTINGS).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"out = {run} is not allowed: {error.strerror}") from None
+
+
+def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState | None]:
+    """The step and state of a run's newest checkpoint; 0 and None when it had saved none yet.
 
     Raises:
-      ConfigError: when it holds another run, or holds none to resume.
+      CheckpointError: when the run has other settings, or no checkpoint can be read.
     """
-    used = run.exists() and (not run.is_dir() or any(run.iterdir()))
-    if resume:
-        checkpoints.require_found(used, run)
-        return
-    if used:
-        raise ConfigError(
-            f"out = {run} is not allowed: it is not empty; add --resume to continue the run "
-            "there, or choose another --out"
-        )
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+    if any(checkpoints.steps_of(run, kind) for kind in checkpoints.KINDS):
+        return checkpoints.restore(run, trainer)
+    try:
+        saved = to_dict(from_dict(json.loads((run / SETTINGS).read_text(encoding="utf-8"))))
+    except (ValueError, TypeError, AttributeError):
+        checkpoints.require_found(False, run)
+    checkpoints.check_settings(run, saved, to_dict(trainer.config))
+    return 0, None
+
+
+def replay_bytes(trainer: Trainer) -> int:
+    """Size of the replay store that a run will take.
+
+    Raises:
+      ConfigError: when it exceeds the memory of all devices.
+    """
+    config = trainer.config
+    if config.training.mode == "online":
+        return 0
+    store = jax.eval_shape(lambda: begin_training(0, config, trainer.env, trainer.learner).replay)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(store))
+    memory = device_memory()
+    require(
+        memory is None or size < memory,
+        "replay.capacity",
+        config.replay.capacity,
+        f"takes {size / 1e9:.1f} GB of the {(memory or 0) / 1e9:.1f} GB there are",
+    )
+    return size
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
+def stop_requests(notice: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     """Turns Ctrl-C and SIGTERM into a flag while the block runs; a second Ctrl-C is immediate."""
     asked: list[int] = []
 
     def ask(number: int, frame: Any) -> None:
         asked.append(number)
+        notice()
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -98,38 +167,56 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 class Run:
     """A run in its folder; `train` does everything."""
 
-    def __init__(self, config: RunConfig, run: Path, resume: bool, listener: Listener):
-        self.config, self.folder, self.listener = config, run, listener
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        listener: Listener,
+        resume: bool = False,
+        wandb: str | None = None,
+    ):
+        """Checks everything, then takes memory, then creates the folder; see `train`."""
+        self.config, self.folder, self.listener = config, folder, listener
+        check_folder(folder, resume)
         self.trainer: Trainer = make_trainer(config)
-        open_run(config, run, resume)
-        if resume:
-            self.step, self.state = checkpoints.restore(run, self.trainer)
-        else:
-            self.step, self.state = 0, self.trainer.initialise(config.training.seed)
-        self.checkpoints = checkpoints.Checkpoints(run, config)
-        self.metrics = MetricsWriter(run, self.env_steps)
-        self.best = -np.inf
-        episodes = config.evaluation.episodes
+        self.step, self.state = restore(folder, self.trainer) if resume else (0, None)
+        listener.begun(config, self.step, replay_bytes(self.trainer))
+        if self.state is None:
+            self.state = self.trainer.initialise(config.training.seed)
+        self.metrics = self._open_metrics(wandb, resume)
+        self.checkpoints = checkpoints.Checkpoints(folder, config)
+        self.best = self._best_so_far()
         self._evaluate = evaluator(
-            self.trainer.env, self.trainer.policy, episodes, stream=SELECTION
+            self.trainer.env, self.trainer.policy, config.evaluation.episodes, stream=SELECTION
         )
+
+    def _open_metrics(self, wandb: str | None, resume: bool) -> MetricsWriter:
+        config, folder = self.config, self.folder
+        make_folder(folder, config)
+        boards: list[Board] = []
+        try:
+            if wandb is not None:
+                boards.append(WeightsAndBiases(wandb, folder, config))
+        except BaseException:
+            if not resume:
+                shutil.rmtree(folder)
+            raise
+        boards.append(TensorBoard(folder, config, self.env_steps))
+        return MetricsWriter(folder, boards, self.env_steps)
 
     @property
     def env_steps(self) -> int:
         """Env steps so far."""
         return self.step * self.config.chunk_steps
 
-    def train(self) -> Report | None:
+    def train(self, asked: Callable[[], bool]) -> Report | None:
         """Trains to the budget; returns the final evaluation, or None when asked to stop."""
-        self.listener.begun(self.config, self.step)
-        self.best = self._best_so_far()
         report = None
         try:
-            with stop_requests() as asked:
-                if finished := self._loop(asked):
-                    report = self.finish()
-                else:
-                    self.checkpoints.save("latest", self.step, self.state)
+            if finished := self._loop(asked):
+                report = self.finish()
+            else:
+                self.checkpoints.save("latest", self.step, self.state)
         finally:
             self.metrics.close()
             self.checkpoints.close()
@@ -190,6 +277,7 @@ class Run:
 
     def _select(self) -> None:
         """Evaluates the averaged weights; keeps the best checkpoint by return."""
+        self.listener.doing(f"flying {self.config.evaluation.episodes} unseen cities")
         metrics, _ = self._evaluate(
             self.state.learner.average["agent"], self.config.evaluation.seed
         )
@@ -216,28 +304,30 @@ class Run:
     def finish(self) -> Report:
         """The final checkpoint, evaluation, picture and replay."""
         config, folder = self.config, self.folder
+        episodes = config.evaluation.final_episodes
         self.checkpoints.save("final", self.step, self.state)
         parameters = self.state.learner.average["agent"]
-        evaluate = evaluator(
-            self.trainer.env,
-            self.trainer.policy,
-            config.evaluation.final_episodes,
-        )
+        self.listener.doing(f"flying {episodes} unseen cities for the final evaluation")
+        evaluate = evaluator(self.trainer.env, self.trainer.policy, episodes)
         metrics, _ = evaluate(parameters, config.evaluation.seed)
-        report = self._evaluation_report(metrics, config.evaluation.final_episodes, final=True)
+        report = self._evaluation_report(metrics, episodes, final=True)
         self.metrics.write(report)
-        (folder / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+        whole = report | {"coverage_over_time": coverage_over_time(metrics)}
+        (folder / FINAL).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
         self.listener.evaluated(report)
+        self.listener.doing("drawing the curves and a replay")
         self._pictures(parameters)
         return report
 
     def _pictures(self, parameters: Any) -> None:
         from jaxqmix.render import render
-        from jaxqmix.render.curves import plot_runs
+        from jaxqmix.render.curves import load_runs, plot_runs
 
-        plot_runs([self.folder], self.folder / "curves.png")
+        plot_runs(load_runs([self.folder]), self.folder / "curves.png")
         episode = record_episode(self.trainer, parameters, self.config.evaluation.seed)
-        render(episode, self.folder / "replay.gif", cell_size=self.config.env.cell_size)
+        replay = self.folder / "replay.gif"
+        render(episode, replay, cell_size=self.config.env.cell_size)
+        self.metrics.write_replay(replay, self.env_steps)
 
 
 def record_episode(trainer: Trainer, parameters: Any, seed: int) -> Any:
@@ -248,7 +338,11 @@ def record_episode(trainer: Trainer, parameters: Any, seed: int) -> Any:
 
 
 def train(
-    config: RunConfig, out: str | Path, resume: bool = False, listener: Listener | None = None
+    config: RunConfig,
+    out: str | Path,
+    resume: bool = False,
+    listener: Listener | None = None,
+    wandb: str | None = None,
 ) -> Report | None:
     """Trains a run in a folder.
 
@@ -257,6 +351,7 @@ def train(
       out: the run's folder; must be empty or new, unless `resume`.
       resume: continue from the newest checkpoint there, bit for bit.
       listener: hears of the progress.
+      wandb: also log to this project of Weights & Biases (extra `wandb`).
 
     Returns:
       The final evaluation (see `metrics.jsonl`), or None when it was asked to stop early.
@@ -265,8 +360,11 @@ def train(
       ConfigError: on an output folder in use, or a checkpoint that does not fit.
     """
     listener = listener or Listener()
+    if wandb is not None:
+        import_wandb(wandb)
     try:
-        return Run(config, Path(out), resume, listener).train()
+        with stop_requests(listener.stopping) as asked:
+            return Run(config, Path(out), listener, resume, wandb).train(asked)
     except BaseException:
         listener.failed()
         raise

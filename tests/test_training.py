@@ -9,6 +9,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from board_events import events
 from PIL import Image
 
 import jaxqmix
@@ -37,6 +38,14 @@ TINY = RunConfig(
     checkpoint=CheckpointConfig(every_episodes=4),
 )
 REPLAY = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, mode="replay"))
+
+
+def tags(run):
+    """What TensorBoard finds in a run."""
+    found = set()
+    for event in events(run):
+        found |= {value.tag for value in event.summary.value}
+    return found
 
 
 class Interrupt(Listener):
@@ -98,12 +107,18 @@ def test_a_run_leaves_what_it_promises(online_run):
     assert json.loads((run / "config.json").read_text())["preset"] == "tiny"
     kinds = [r["kind"] for r in read(run)]
     assert kinds.count("training") == 12 and kinds.count("evaluation") == 3 + 1
-    assert read(run)[-1] == json.loads((run / "evaluation.json").read_text()) == report
+    final = json.loads((run / "evaluation.json").read_text())
+    over_time = final.pop("coverage_over_time")
+    assert read(run)[-1] == final == report
+    assert over_time["mean"][-1] == pytest.approx(report["coverage"], abs=1e-5)
+    for curve in over_time.values():
+        assert len(curve) == TINY.env.horizon + 1 and np.all(np.diff(curve) >= 0)
+    assert np.all(np.array(over_time["p10"]) <= over_time["p90"])
     for name in ("training.csv", "evaluation.csv"):
         assert (run / name).read_text().count("\n") > 2
     assert Image.open(run / "curves.png").size[0] > 500
     assert Image.open(run / "replay.gif").n_frames > 3
-    assert list((run / "tensorboard").iterdir())
+    assert {"training/loss", "evaluation/coverage", "evaluation/replay"} <= tags(run)
     for kind in checkpoints.KINDS:
         assert checkpoints.steps_of(run, kind)
 

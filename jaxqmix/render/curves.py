@@ -1,78 +1,207 @@
-"""Training curves from runs' metrics."""
+"""What runs leave behind, loaded; and drawn: training curves and coverage over time."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxqmix.config import ConfigError
-from jaxqmix.metrics import read
+from jaxqmix.metrics import FINAL, SETTINGS, read
+from jaxqmix.render.scene import HUES
 
 PANELS = (
-    ("coverage", "coverage"),
-    ("return", "return"),
-    ("t90", "t90 (env steps)"),
-    ("collision_rate", "collision rate"),
-    ("violation_rate", "violation rate"),
-    ("loss", "loss"),
+    ("coverage", "coverage", "min_coverage"),
+    ("return", "return", "min_return"),
+    ("t90", "t90 (env steps)", None),
+    ("collision_rate", "collision rate", "max_collision_rate"),
+    ("violation_rate", "violation rate", None),
+    ("loss", "loss", None),
 )
+"""Metric, title, and the success criterion that is drawn with it."""
+LINES = ("--", "-.", ":", (0, (1, 3)))
+"""Styles of the lines of scripted planners."""
 
 
-def plot_runs(runs: Sequence[Path], out: Path) -> None:
-    """Draws the curves of one or more runs; runs of one preset and mode make one band.
+@dataclass(frozen=True)
+class Record:
+    """What a run wrote."""
+
+    name: str
+    settings: dict[str, Any]  # of `config.to_dict`
+    reports: list[dict[str, Any]]
+    final: dict[str, Any] | None  # final evaluation with its coverage over time
+
+    @property
+    def kind(self) -> str:
+        """The same for runs that differ by nothing but the seed."""
+        training = self.settings["training"] | {"seed": None}
+        return json.dumps(self.settings | {"training": training})
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """The final evaluation, or the last one so far."""
+        found = [report for report in self.reports if report["kind"] == "evaluation"]
+        return self.final or (found[-1] if found else None)
+
+
+def load_runs(folders: Sequence[Path]) -> list[Record]:
+    """Loads runs from their folders; raises `ConfigError` where one holds no metrics."""
+    records = []
+    for folder in folders:
+        reports, final = read(folder), folder / FINAL
+        if not reports:
+            raise ConfigError(f"run = {folder} is not allowed: it holds no metrics")
+        try:
+            records.append(
+                Record(
+                    folder.resolve().name,
+                    json.loads((folder / SETTINGS).read_text(encoding="utf-8")),
+                    reports,
+                    json.loads(final.read_text(encoding="utf-8")) if final.exists() else None,
+                )
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"run = {folder} is not allowed: {error}") from None
+    return records
+
+
+def groups(runs: Sequence[Record]) -> dict[str, list[Record]]:
+    """Runs that differ by nothing but the seed, together, under a name."""
+    kinds: dict[str, list[Record]] = {}
+    for run in runs:
+        kinds.setdefault(run.kind, []).append(run)
+    return {
+        same[0].name
+        if len(same) == 1
+        else f"{same[0].name} to {same[-1].name} ({len(same)} seeds)": same
+        for same in kinds.values()
+    }
+
+
+def plot_runs(
+    runs: Sequence[Record], out: Path, planners: dict[str, dict[str, Any]] | None = None
+) -> None:
+    """Draws curves of runs; those that differ by nothing but the seed make one line and a band.
 
     Args:
-      runs: runs' folders.
-      out: a .png file.
-
-    Raises:
-      ConfigError: when a folder holds no metrics, or the file is no .png.
+      runs: from `load_runs`.
+      out: a .png, .pdf or .svg file.
+      planners: evaluations of scripted planners with `coverage_over_time`, by name.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    if Path(out).suffix != ".png":
-        raise ConfigError(f"out = {out} is not allowed: must end in .png")
-    reports = []
-    for run in runs:
-        found = read(Path(run))
-        if not found:
-            raise ConfigError(f"run = {run} is not allowed: it holds no metrics")
-        reports.append(found)
-    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    flown = bool(planners) or any(run.final for run in runs)
+    figure = Figure(figsize=(16 if flown else 11, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (name, label) in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
-        _band(axes, [curve(r, "training", name) for r in reports], "training", "#7f9bb3")
-        _band(axes, [curve(r, "evaluation", name) for r in reports], "evaluation", "#d1495b")
-        axes.set_xlabel("env steps")
-        axes.set_title(label)
-        axes.grid(alpha=0.25)
-        if name == "loss":
-            axes.set_yscale("log")
-    figure.axes[0].legend(frameon=False)
-    figure.suptitle(", ".join(Path(run).name for run in runs))
+    shape = [[name for name, *_ in PANELS[:3]], [name for name, *_ in PANELS[3:]]]
+    for row in shape:
+        row += ["over time"] * (2 if flown else 0)
+    panels = figure.subplot_mosaic(shape)
+    for (label, same), colour in zip(groups(runs).items(), cycle(HUES), strict=False):
+        for name, *_ in PANELS:
+            draw_training(panels[name], same, name, colour)
+        if flown:
+            draw_coverage(panels["over time"], same, label, colour)
+        # Only for the legend.
+        panels["coverage"].plot([], [], color=colour, label=label)
+    criteria = runs[0].settings["evaluation"]
+    for name, title, criterion in PANELS:
+        finish_panel(panels[name], title, "env steps", criteria.get(criterion))
+    panels["loss"].set_yscale("log")
+    if flown:
+        draw_planners(panels["over time"], planners or {})
+        title, along = "coverage over time, final evaluation", "env step of an episode"
+        finish_panel(panels["over time"], title, along, criteria["min_coverage"])
+        panels["over time"].legend(loc="lower right", frameon=False)
+    figure.legend(
+        *panels["coverage"].get_legend_handles_labels(),
+        title="thin: training; dots: evaluations; star: final evaluation",
+        loc="outside upper center",
+        ncols=4,
+        frameon=False,
+    )
     figure.savefig(out, dpi=110)
 
 
+def finish_panel(axes: Any, title: str, along: str, criterion: float | None) -> None:
+    """Names a panel, and draws the success criterion into it."""
+    from matplotlib.ticker import EngFormatter
+
+    axes.set_title(title)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlabel(along)
+    axes.grid(alpha=0.25)
+    if criterion is not None:
+        axes.axhline(criterion, color="#888888", linewidth=1, linestyle=":", zorder=1)
+
+
+def draw_training(axes: Any, runs: Sequence[Record], name: str, colour: str) -> None:
+    """Draws a metric of runs that differ by the seed: training, evaluations, the final one."""
+    band(
+        axes,
+        [curve(run.reports, "training", name) for run in runs],
+        colour,
+        linewidth=0.8,
+        alpha=0.7,
+    )
+    evaluations = [curve(run.reports, "evaluation", name) for run in runs]
+    band(axes, evaluations, colour, linewidth=1.6, marker="o", markersize=3.5)
+    for run in runs:
+        if run.final and run.final.get(name) is not None:
+            place = run.final["env_steps"], run.final[name]
+            axes.plot(*place, "*", color=colour, markersize=11, markeredgecolor="white", zorder=5)
+
+
+def draw_coverage(axes: Any, runs: Sequence[Record], label: str, colour: str) -> None:
+    """Draws coverage over time: one run with the band of its episodes, several with their own."""
+    curves = [run.final["coverage_over_time"] for run in runs if run.final]
+    if not curves:
+        return
+    means = np.array([each["mean"] for each in curves])
+    low, high, what = curves[0]["p10"], curves[0]["p90"], "80 % of episodes"
+    if len(curves) > 1:
+        low, high, what = means.min(axis=0), means.max(axis=0), "all seeds"
+    steps = np.arange(means.shape[1])
+    axes.plot(steps, means.mean(axis=0), color=colour, linewidth=2, label=label)
+    axes.fill_between(steps, low, high, color=colour, alpha=0.2, label=what)
+
+
+def draw_planners(axes: Any, planners: dict[str, dict[str, Any]]) -> None:
+    """Draws the mean coverage over time of scripted planners."""
+    for (name, report), style in zip(planners.items(), LINES * len(planners), strict=False):
+        mean = report["coverage_over_time"]["mean"]
+        axes.plot(mean, color="#333333", linewidth=1.4, linestyle=style, label=name)
+
+
 def curve(reports: Sequence[dict[str, Any]], kind: str, name: str) -> np.ndarray:
-    """Points [2, P] of env steps and a metric, where the reports of a kind have it."""
+    """Points [2, P] of env steps and a metric, where the reports of a kind have it.
+
+    The final evaluation, which flies other cities, is left out.
+    """
     rows = [
-        (r["env_steps"], r[name]) for r in reports if r["kind"] == kind and r.get(name) is not None
+        (report["env_steps"], report[name])
+        for report in reports
+        if report["kind"] == kind and report.get(name) is not None and not report.get("final")
     ]
     return np.array(rows, float).reshape(-1, 2).T
 
 
-def _band(axes: Any, curves: Sequence[np.ndarray], label: str, colour: str) -> None:
-    """The mean of several curves and the band from lowest to highest; one curve as it is."""
-    curves = [c for c in curves if c.shape[1]]
+def band(axes: Any, curves: Sequence[np.ndarray], colour: str, **style: Any) -> None:
+    """Draws the mean of curves and the band from lowest to highest, where all of them are."""
+    curves = [points for points in curves if points.shape[1]]
     if not curves:
         return
-    steps = np.unique(np.concatenate([c[0] for c in curves]))
-    values = np.stack([np.interp(steps, c[0], c[1]) for c in curves])
-    style = {"marker": "o", "markersize": 3} if label == "evaluation" else {"linewidth": 1}
-    axes.plot(steps, values.mean(axis=0), color=colour, label=label, **style)
+    steps = np.unique(np.concatenate([points[0] for points in curves]))
+    first, last = max(points[0, 0] for points in curves), min(points[0, -1] for points in curves)
+    steps = steps[(steps >= first) & (steps <= last)]
+    values = np.stack([np.interp(steps, *points) for points in curves])
+    axes.plot(steps, values.mean(axis=0), color=colour, **style)
     if len(curves) > 1:
         axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2)

@@ -1,0 +1,120 @@
+"""Plots of runs, from files that a run could have written."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from jaxqmix.config import ConfigError, to_dict
+from jaxqmix.presets import preset
+from jaxqmix.render.curves import (
+    PANELS,
+    band,
+    curve,
+    draw_coverage,
+    groups,
+    load_runs,
+    plot_runs,
+)
+
+METRICS = [name for name, *_ in PANELS]
+
+
+def write_run(folder, seed=0, mixer="qmix", finished=True, height=0.9):
+    """The files of a run of `quick` with rising curves."""
+    config = preset("quick")
+    config = dataclasses.replace(
+        config,
+        training=dataclasses.replace(config.training, seed=seed),
+        learner=dataclasses.replace(config.learner, mixer=mixer),
+    )
+    reports = []
+    for step in (1, 2, 3, 4):
+        figures = dict.fromkeys(METRICS, height * step / 4) | {"env_steps": 1000 * step}
+        reports.append({"kind": "training", **figures})
+        success = {"coverage": False}
+        reports.append({"kind": "evaluation", "final": False, "success": success, **figures})
+    if finished:
+        figures = dict.fromkeys(METRICS, height) | {"env_steps": 4000, "success": {"return": True}}
+        reports.append({"kind": "evaluation", "final": True, **figures})
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(to_dict(config)))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in reports))
+    if finished:
+        mean = np.linspace(0, height, 101)
+        over_time = {"mean": mean, "p10": mean * 0.8, "p90": mean * 1.1}
+        over_time = {name: values.tolist() for name, values in over_time.items()}
+        final = json.dumps(reports[-1] | {"coverage_over_time": over_time})
+        (folder / "evaluation.json").write_text(final)
+    return folder
+
+
+def test_runs_that_differ_by_the_seed_belong_together(tmp_path):
+    folders = [write_run(tmp_path / f"seed-{seed}", seed) for seed in (0, 1, 2)]
+    folders.append(write_run(tmp_path / "vdn", mixer="vdn", finished=False))
+    found = groups(load_runs(folders))
+    assert {label: len(same) for label, same in found.items()} == {
+        "seed-0 to seed-2 (3 seeds)": 3,
+        "vdn": 1,
+    }
+    assert found["vdn"][0].evaluation["coverage"] == 0.9 and found["vdn"][0].final is None
+
+
+@pytest.mark.parametrize("ending", [".png", ".pdf", ".svg"])
+def test_plots_are_written(tmp_path, ending):
+    runs = load_runs([write_run(tmp_path / "a"), write_run(tmp_path / "b", seed=1)])
+    planners = {"greedy": {"coverage_over_time": {"mean": [0.1, 0.5, 0.8]}}}
+    out = tmp_path / f"curves{ending}"
+    plot_runs(runs, out, planners)
+    assert out.stat().st_size > 5000
+    if ending == ".png":
+        picture = np.asarray(Image.open(out).convert("RGB"), int)
+        assert (np.abs(picture - (0x00, 0x72, 0xB2)).sum(axis=-1) < 30).sum() > 500
+
+
+def test_an_unfinished_run_is_plotted_without_its_coverage_over_time(tmp_path):
+    plot_runs(load_runs([write_run(tmp_path / "a", finished=False)]), tmp_path / "a.png")
+    plot_runs(load_runs([write_run(tmp_path / "b")]), tmp_path / "b.png")
+    widths = [Image.open(tmp_path / f"{name}.png").width for name in "ab"]
+    assert widths[0] < widths[1]
+
+
+def test_the_final_evaluation_is_no_point_of_a_curve(tmp_path):
+    [run] = load_runs([write_run(tmp_path / "a")])
+    np.testing.assert_allclose(curve(run.reports, "evaluation", "t90")[0], [1000, 2000, 3000, 4000])
+
+
+def test_a_band_spans_the_curves_where_all_of_them_are():
+    axes = Figure().subplots()
+    curves = [np.array([[0, 10, 20], [0.0, 1.0, 2.0]]), np.array([[5, 15, 40], [3.0, 3.0, 3.0]])]
+    band(axes, [*curves, np.zeros((2, 0))], "#0072B2")
+    steps, values = axes.lines[0].get_data()
+    np.testing.assert_allclose(steps, [5, 10, 15, 20])
+    np.testing.assert_allclose(values, [1.75, 2.0, 2.25, 2.5])
+    edges = axes.collections[0].get_paths()[0].vertices
+    np.testing.assert_allclose([edges[:, 1].min(), edges[:, 1].max()], [0.5, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("heights", "low", "high"), [([0.8], 0.64, 0.88), ([0.6, 0.8], 0.6, 0.8)], ids=["one", "seeds"]
+)
+def test_coverage_over_time_has_a_band_of_episodes_or_seeds(tmp_path, heights, low, high):
+    folders = [write_run(tmp_path / str(h), seed=i, height=h) for i, h in enumerate(heights)]
+    axes = Figure().subplots()
+    draw_coverage(axes, load_runs(folders), "label", "#0072B2")
+    edges = axes.collections[0].get_paths()[0].vertices
+    last = edges[edges[:, 0] == 100][:, 1]
+    np.testing.assert_allclose([last.min(), last.max()], [low, high])
+    np.testing.assert_allclose(axes.lines[0].get_ydata()[-1], np.mean(heights))
+
+
+def test_folders_without_a_run_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="holds no metrics"):
+        load_runs([tmp_path])
+    folder = write_run(tmp_path / "a")
+    (folder / "evaluation.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"run = .*a is not allowed"):
+        load_runs([folder])

@@ -1,0 +1,165 @@
+"""The files and boards that a run's reports go to."""
+
+import json
+import sys
+import types
+
+import pytest
+from board_events import events
+from PIL import Image
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+from jaxqmix.config import ConfigError
+from jaxqmix.metrics import MetricsWriter, TensorBoard, WeightsAndBiases, read
+from jaxqmix.presets import preset
+
+CONFIG = preset("quick")
+
+
+def training(env_steps, loss=1.0):
+    return {"kind": "training", "env_steps": env_steps, "loss": loss, "return": None}
+
+
+def evaluation(env_steps, final=False):
+    return {
+        "kind": "evaluation",
+        "env_steps": env_steps,
+        "final": final,
+        "coverage": 0.5,
+        "coverage_ci95": [0.4, 0.6],
+        "success": {"coverage": False},
+    }
+
+
+def gif(path):
+    frames = [Image.new("P", (40, 30), colour) for colour in (1, 2, 3)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    return path
+
+
+def values(run):
+    """The values that TensorBoard finds, by tag: (step, value) in order."""
+    found = {}
+    for event in events(run):
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append((event.step, value))
+    return found
+
+
+def test_reports_go_to_lines_tables_and_tensorboard(tmp_path):
+    writer = MetricsWriter(tmp_path, [TensorBoard(tmp_path, CONFIG)])
+    reports = [training(640), training(1280, 0.5), evaluation(1280), evaluation(1280, final=True)]
+    for report in reports:
+        writer.write(report)
+    writer.write_replay(gif(tmp_path / "replay.gif"), 1280)
+    writer.close()
+    assert read(tmp_path) == reports
+    rows = (tmp_path / "training.csv").read_text().split()
+    assert rows == ["env_steps,loss", "640,1.0", "1280,0.5"]
+    found = values(tmp_path)
+    losses = [(step, value.simple_value) for step, value in found["training/loss"]]
+    assert losses == [(640, 1.0), (1280, 0.5)]
+    assert len(found["evaluation/coverage"]) == 2
+    assert (
+        "| env.drones | 5 |" in found["settings/text_summary"][0][1].tensor.string_val[0].decode()
+    )
+    step, value = found["evaluation/replay"][0]
+    assert (step, value.image.width, value.image.height) == (1280, 40, 30)
+    assert value.image.encoded_image_string == (tmp_path / "replay.gif").read_bytes()
+
+
+def test_tensorboard_compares_runs_by_what_is_tuned(tmp_path):
+    TensorBoard(tmp_path, CONFIG).close()
+    found = values(tmp_path)
+
+    def plugin(tag):
+        return HParamsPluginData.FromString(found[tag][0][1].metadata.plugin_data.content)
+
+    settings = plugin("_hparams_/session_start_info").session_start_info.hparams
+    assert settings["learner.gamma"].number_value == CONFIG.learner.gamma
+    assert settings["training.mode"].string_value == "online"
+    assert "evaluation.seed" not in settings
+    compared = plugin("_hparams_/experiment").experiment.metric_infos
+    assert "evaluation/coverage" in [each.name.tag for each in compared]
+    assert [path.is_file() for path in (tmp_path / "tensorboard").iterdir()] == [True]
+
+
+def test_a_resumed_run_drops_what_it_will_report_again(tmp_path):
+    writer = MetricsWriter(tmp_path, [])
+    kept = [training(640), evaluation(640)]
+    for report in [*kept, training(1280), evaluation(640, final=True)]:
+        writer.write(report)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(training(1920))[:20])  # cut short by a crash
+    assert len(read(tmp_path)) == 4
+    MetricsWriter(tmp_path, [], env_steps=640)
+    assert read(tmp_path) == kept
+
+
+class FakeRun:
+    """A run of Weights & Biases that remembers what it is told."""
+
+    def __init__(self, **settings):
+        self.settings, self.logged, self.over = settings, [], False
+        self.id = settings["id"] or "a1b2"
+
+    def define_metric(self, name, step_metric):
+        assert (name, step_metric) == ("*", "env_steps")
+
+    def log(self, figures):
+        self.logged.append(figures)
+
+    def finish(self):
+        self.over = True
+
+
+@pytest.fixture(name="wandb")
+def wandb_fixture(monkeypatch):
+    """A stand-in for the package `wandb` that offers what is used of it."""
+    package = types.ModuleType("wandb")
+    package.errors = types.SimpleNamespace(Error=type("Error", (Exception,), {}))
+    package.Video = lambda path, format: (path, format)
+    package.runs = []
+
+    def init(**settings):
+        package.runs.append(FakeRun(**settings))
+        return package.runs[-1]
+
+    package.init = init
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    return package
+
+
+def test_weights_and_biases_hears_the_same(wandb, tmp_path):
+    run = tmp_path / "quick"
+    run.mkdir()
+    writer = MetricsWriter(run, [WeightsAndBiases("swarms", run, CONFIG)])
+    writer.write(training(640))
+    writer.write_replay(gif(run / "replay.gif"), 640)
+    writer.close()
+    [fake] = wandb.runs
+    assert (fake.settings["project"], fake.settings["name"]) == ("swarms", "quick")
+    assert fake.settings["config"]["env.drones"] == 5
+    assert fake.logged == [
+        {"training/loss": 1.0, "env_steps": 640},
+        {"evaluation/replay": (str(run / "replay.gif"), "gif"), "env_steps": 640},
+    ]
+    assert fake.over
+    WeightsAndBiases("swarms", run, CONFIG)
+    assert wandb.runs[1].settings["id"] == "a1b2"  # a resumed run goes on there
+
+
+def test_weights_and_biases_may_refuse(wandb, tmp_path):
+    def refuse(**settings):
+        raise wandb.errors.Error("no API key\nconfigured")
+
+    wandb.init = refuse
+    with pytest.raises(ConfigError, match=r"wandb = swarms is not allowed: no API key configured"):
+        WeightsAndBiases("swarms", tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize("package", [None, types.ModuleType("wandb")], ids=["missing", "a folder"])
+def test_weights_and_biases_may_be_missing(package, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    with pytest.raises(ConfigError, match=r'pip install "jaxqmix\[wandb\]"'):
+        WeightsAndBiases("swarms", tmp_path, CONFIG)
