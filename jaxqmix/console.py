@@ -63,7 +63,7 @@ class Console(Listener):
         self._config: RunConfig | None = None
         self._reports = 0
 
-    def begun(self, config: RunConfig, step: int, replay_bytes: int) -> None:
+    def begun(self, config: RunConfig, step: int, memory: dict[str, int]) -> None:
         """Says what is about to run, and shows the bar."""
         self._config = config
         env, training = config.env, config.training
@@ -73,9 +73,8 @@ class Console(Listener):
             f"cells, horizon {env.horizon}; {config.learner.mixer}, {training.mode}, "
             f"{training.swarms} swarms, {config.budget:,} env steps, seed {training.seed}"
         )
-        if replay_bytes:
-            sequences = config.replay.capacity
-            self._say(f"replay of {sequences:,} sequences takes {replay_bytes / 1e6:,.0f} MB")
+        parts = [f"{name} {size / 1e6:,.1f} MB" for name, size in memory.items() if size]
+        self._say(f"memory: {', '.join(parts)}")
         if step:
             self._say(f"resuming at {step * config.chunk_steps:,} env steps")
         self._bar = Bar(

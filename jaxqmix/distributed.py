@@ -37,13 +37,14 @@ def use_all_cores() -> None:
         return
 
 
-def memory_available(mesh: Mesh) -> int | None:
-    """Bytes of memory that a mesh's devices can hold; None where it cannot be told."""
-    stats = [device.memory_stats() or {} for device in mesh.devices.flat]
-    if all("bytes_limit" in device for device in stats):
-        return sum(device["bytes_limit"] for device in stats)
-    if jax.default_backend() == "cpu" and hasattr(os, "sysconf"):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def device_memory() -> int | None:
+    """Bytes of memory of all devices together, or None where nobody tells."""
+    devices = jax.local_devices()
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
+    if all(limits):
+        return sum(limits)
+    if devices[0].platform == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
 
 

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from jaxqmix import checkpoints
-from jaxqmix.compilation import device_memory
 from jaxqmix.config import ConfigError, RunConfig, from_dict, require, to_dict
+from jaxqmix.distributed import device_memory
 from jaxqmix.evaluation import (
     METRICS,
     SELECTION,
@@ -36,7 +36,13 @@ from jaxqmix.metrics import (
     import_wandb,
     read,
 )
-from jaxqmix.training import Trainer, TrainState, begin_training, make_trainer
+from jaxqmix.training import (
+    Trainer,
+    TrainState,
+    make_trainer,
+    memory_needed,
+    require_memory,
+)
 
 REPORTS = 100
 """Training reports in a whole run."""
@@ -47,8 +53,8 @@ Report = dict[str, Any]
 class Listener:
     """Hears of a run's progress; the command line overrides what it shows."""
 
-    def begun(self, config: RunConfig, step: int, replay_bytes: int) -> None:
-        """The run starts at this rollout (0, or where it resumes) and takes its replay store."""
+    def begun(self, config: RunConfig, step: int, memory: dict[str, int]) -> None:
+        """The run starts at this rollout (0, or where it resumes) and takes so many bytes."""
 
     def advanced(self, step: int) -> None:
         """One more rollout was dispatched."""
@@ -121,27 +127,6 @@ def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState | None]:
     return 0, None
 
 
-def replay_bytes(trainer: Trainer) -> int:
-    """Size of the replay store that a run will take.
-
-    Raises:
-      ConfigError: when it exceeds the memory of all devices.
-    """
-    config = trainer.config
-    if config.training.mode == "online":
-        return 0
-    store = jax.eval_shape(lambda: begin_training(0, config, trainer.env, trainer.learner).replay)
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(store))
-    memory = device_memory()
-    require(
-        memory is None or size < memory,
-        "replay.capacity",
-        config.replay.capacity,
-        f"takes {size / 1e9:.1f} GB of the {(memory or 0) / 1e9:.1f} GB there are",
-    )
-    return size
-
-
 @contextmanager
 def stop_requests(notice: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     """Turns Ctrl-C and SIGTERM into a flag while the block runs; a second Ctrl-C is immediate."""
@@ -180,7 +165,9 @@ class Run:
         check_folder(folder, resume)
         self.trainer: Trainer = make_trainer(config)
         self.step, self.state = restore(folder, self.trainer) if resume else (0, None)
-        listener.begun(config, self.step, replay_bytes(self.trainer))
+        memory = memory_needed(config)
+        require_memory(memory, device_memory())
+        listener.begun(config, self.step, memory)
         if self.state is None:
             self.state = self.trainer.initialise(config.training.seed)
         self.metrics = self._open_metrics(wandb, resume)

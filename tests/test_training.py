@@ -26,7 +26,7 @@ from jaxqmix.config import (
 )
 from jaxqmix.metrics import read
 from jaxqmix.runner import Listener, train
-from jaxqmix.training import exploration_rate, make_trainer
+from jaxqmix.training import exploration_rate, make_trainer, memory_needed, require_memory
 
 TINY = RunConfig(
     preset="tiny",
@@ -260,3 +260,16 @@ def test_missing_and_foreign_checkpoints_are_refused(tmp_path):
     foreign.mkdir(parents=True)
     with pytest.raises(ConfigError, match="not written by jaxqmix"):
         jaxqmix.load_policy(tmp_path)
+
+
+def test_memory_is_counted_before_it_is_taken():
+    """The estimate of what stays equals what is allocated; a run that cannot fit is refused."""
+    needed = memory_needed(REPLAY)
+    state = trainer_of(REPLAY).initialise(0)
+    assert needed["replay"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.replay))
+    assert needed["swarms"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.swarms))
+    assert memory_needed(TINY)["replay"] == 0
+    require_memory(needed, None)
+    require_memory(needed, sum(needed.values()))
+    with pytest.raises(ConfigError, match=r"memory = .* lower replay.capacity"):
+        require_memory(needed | {"replay": 10**12}, 10**9)
