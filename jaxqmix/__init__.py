@@ -12,6 +12,7 @@ The names below load when they are first used, so that `import jaxqmix` is quick
   record(flyer)           one recorded episode; `recorder` lets you choose the world
   show(episode)           draws it in a notebook; `jaxqmix.render.render` draws it into a file
   draw_observation(...)   draws what one drone observes
+  use_all_cores()         before JAX's first computation: every CPU core becomes a device
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "use_all_cores": "jaxqmix.distributed",
     "EnvConfig": "jaxqmix.config",
     "DomainConfig": "jaxqmix.config",
     "RunConfig": "jaxqmix.config",

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -96,9 +95,3 @@ def test_planners_are_evaluated_from_a_preset(capsys, tmp_path):
     assert found["policy"] == "random" and found["episodes"] == 3 and found["drones"] == 5
     assert found["coverage_ci95"][0] <= found["coverage"] <= found["coverage_ci95"][1]
     assert "unseen cities" in capsys.readouterr().out
-
-
-def test_readme_names_only_commands_that_exist():
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    named = {line.split()[1] for line in text.splitlines() if line.startswith("jaxqmix ")}
-    assert named and named <= set(cli.COMMANDS)
