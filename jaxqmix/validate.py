@@ -29,10 +29,19 @@ from jaxqmix.env import dynamics, sensing
 from jaxqmix.env.observation import agent_features
 from jaxqmix.evaluation import METRICS, evaluator
 from jaxqmix.learner import replay as replay_store
-from jaxqmix.learner.update import compute_targets, td_loss
+from jaxqmix.learner.targets import lambda_returns
+from jaxqmix.learner.update import LearnerState, compute_targets, td_loss
 from jaxqmix.rollout import Swarms
-from jaxqmix.training import Trainer, TrainState, begin_training, make_trainer, sequence_shapes
-from jaxqmix.types import FREE, Sequences, replace
+from jaxqmix.training import (
+    Trainer,
+    TrainState,
+    begin_training,
+    learn,
+    make_parts,
+    make_trainer,
+    sequence_shapes,
+)
+from jaxqmix.types import ACTIONS, FREE, HOVER, Sequences, replace
 
 MISSION = RunConfig(
     preset="validate",
@@ -59,14 +68,20 @@ class Parts:
         return make_trainer(MISSION)
 
     @cached_property
-    def replay(self) -> Trainer:
-        """The trainer of mode `replay`."""
-        return make_trainer(REPLAY_MISSION)
-
-    @cached_property
     def step(self) -> Callable:
         """The compiled env step of one swarm."""
         return jit(self.online.env.step)
+
+    @cached_property
+    def learn(self) -> Callable:
+        """The compiled learner call of mode `replay`: (seed, learner's state, store, sequences)."""
+        _, learner = make_parts(REPLAY_MISSION, axis=None)
+
+        def call(seed: int, learned: LearnerState, store: Any, sequences: Sequences) -> tuple:
+            keys = jax.random.split(jax.random.key(seed))
+            return learn(keys, learned, store, sequences, learner, REPLAY_MISSION)
+
+        return jit(call)
 
     @cached_property
     def evaluate(self) -> Callable:
@@ -86,16 +101,11 @@ class Parts:
         return sequence_shapes(MISSION, env, learner, swarms)
 
     def begin(self, seed: int = 0) -> TrainState:
-        """A state before the first rollout of mode `online`."""
+        """A state before the first rollout."""
         return self.online.initialise(seed)
 
-    def begin_replay(self) -> TrainState:
-        """The same with an empty store; compiles nothing."""
-        store = replay_store.empty(self.sequence_shapes, REPLAY_MISSION.replay.capacity)
-        return self.replay.place(replace(jax.device_get(self.begin()), replay=store))
-
     def save(self, run: Path, state: TrainState) -> None:
-        """Writes a checkpoint of mode `online`."""
+        """Writes a checkpoint."""
         writer = checkpoints.Checkpoints(run, MISSION)
         writer.save("latest", 1, state)
         writer.close()
@@ -127,7 +137,7 @@ def distance(first: Any, second: Any) -> float:
         return float(np.abs(a - b).max(initial=0.0) / max(np.abs(b).max(initial=0.0), 1.0))
 
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    return max(of_leaves(a, b) for a, b in pairs)
+    return float(np.max([of_leaves(a, b) for a, b in pairs]))  # unlike `max`, minds NaN
 
 
 def same(first: Any, second: Any) -> bool:
@@ -213,23 +223,26 @@ def check_online(parts: Parts) -> str:
 
 
 def check_replay(parts: Parts) -> str:
-    """The store fills, and learning begins when it is warm."""
-    state = parts.begin_replay()
-    before = jax.device_get(state.learner.parameters)
-    swarms, devices = REPLAY_MISSION.training.swarms, parts.replay.mesh.size
+    """The store fills, and learning from it begins when it is warm."""
+    learned = jax.device_get(parts.begin().learner)
+    before = learned.parameters
+    store = replay_store.empty(parts.sequence_shapes, REPLAY_MISSION.replay.capacity)
+    generator, swarms = np.random.default_rng(0), REPLAY_MISSION.training.swarms
     for rollouts in (1, 2):
-        state, metrics = parts.replay.chunk(state)
-        stored = int(state.replay.size) * devices
+        sequences = random_sequences(generator, parts.sequence_shapes)
+        learned, store, metrics = jax.device_get(parts.learn(rollouts, learned, store, sequences))
         expect(
-            stored == rollouts * swarms,
-            f"the store holds {stored} sequences after {rollouts} rollouts of {swarms} swarms",
+            store.size == rollouts * swarms,
+            f"the store holds {store.size} sequences after {rollouts} rollouts of {swarms} swarms",
         )
-        learned = not same(jax.device_get(state.learner.parameters), before)
-        warm = stored >= REPLAY_MISSION.replay.warmup
-        expect(learned <= warm, "the weights changed before the store was warm")
-        expect(learned or not warm, "the weights did not change although the store is warm")
-    expect_finite(jax.device_get(state.learner.parameters), "a replay training step")
-    return f"loss {float(metrics['loss']):.3f} from {stored} stored sequences"
+        changed, warm = (
+            not same(learned.parameters, before),
+            store.size >= REPLAY_MISSION.replay.warmup,
+        )
+        expect(warm or not changed, "the weights changed before the store was warm")
+        expect(changed or not warm, "the weights did not change although the store is warm")
+    expect_finite((learned.parameters, metrics), "a replay training step")
+    return f"loss {metrics['loss']:.3f} from {store.size} stored sequences"
 
 
 def check_shapes(parts: Parts) -> str:
@@ -307,13 +320,14 @@ def check_loop(parts: Parts) -> str:
 
 
 def check_compiled(parts: Parts) -> str:
-    """Moves, looks, targets and gradients are the same compiled and operation by operation."""
+    """Moves, looks, returns and gradients are the same compiled and operation by operation."""
     swarm, env, learner = parts.swarm, MISSION.env, parts.online.learner
     learned = jax.device_get(parts.begin().learner)
     generator = np.random.default_rng(0)
     batch = random_sequences(generator, parts.sequence_shapes)
     executed = np.arange(env.drones, dtype=np.int32)
     air = generator.normal(size=(env.drones, 2)).astype(np.float32)
+    values = generator.normal(size=(*batch.reward.shape, 1)).astype(np.float32)
 
     def move(state: Any, params: Any) -> tuple:
         return dynamics.move(
@@ -324,16 +338,16 @@ def check_compiled(parts: Parts) -> str:
         away = state.position + np.float32([60.0, 40.0, 0.0])
         return sensing.look(jax.random.key(0), state.unseen, away, params.visibility, env)
 
-    def targets(learned: Any, batch: Sequences) -> jax.Array:
-        return compute_targets(learned, batch, learner.agent, learner.mixer, learner.config)
+    def returns(values: jax.Array, batch: Sequences) -> jax.Array:
+        flags = batch.terminated, batch.truncated
+        return lambda_returns(batch.reward, *flags, values, gamma=0.9, trace=0.5)
 
     def gradient(learned: Any, batch: Sequences) -> Any:
-        goal = np.ones((*batch.reward.shape, 1), np.float32)
         grad = jax.grad(td_loss, has_aux=True)
-        return grad(learned.parameters, batch, goal, learner.agent, learner.mixer)
+        return grad(learned.parameters, batch, values, learner.agent, learner.mixer)
 
     pieces = [(move, (swarm.state, swarm.params)), (look, (swarm.state, swarm.params))]
-    pieces += [(targets, (learned, batch)), (gradient, (learned, batch))]
+    pieces += [(returns, (values, batch)), (gradient, (learned, batch))]
     worst = 0.0
     # In full precision, or a GPU rounds the inputs of matrix products, here so and there so.
     with jax.default_matmul_precision("highest"):
@@ -348,23 +362,18 @@ def check_compiled(parts: Parts) -> str:
 
 
 def random_sequences(generator: np.random.Generator, shapes: Sequences) -> Sequences:
-    """Sequences of two swarms, of random numbers, like the shapes given."""
+    """Sequences of random numbers, like the shapes given."""
 
-    def draw(leaf: jax.ShapeDtypeStruct, axis: int) -> np.ndarray:
-        shape = (*leaf.shape[:axis], 2, *leaf.shape[axis + 1 :])
+    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         if leaf.dtype == bool:
-            return generator.random(shape) < 0.8
+            return generator.random(leaf.shape) < 0.8
         if leaf.dtype == np.int32:
-            return generator.integers(0, 7, shape, np.int32)
-        return generator.normal(size=shape).astype(np.float32)
+            return generator.integers(0, len(ACTIONS), leaf.shape, np.int32)
+        return generator.normal(size=leaf.shape).astype(np.float32)
 
-    parts = {
-        name: jax.tree.map(lambda leaf, axis=0 if name == "memory" else 1: draw(leaf, axis), value)
-        for name, value in vars(shapes).items()
-    }
-    # Hovering is always available.
-    parts["observation"].available[..., -1] = True
-    return Sequences(**parts)
+    sequences = jax.tree.map(draw, shapes)
+    sequences.observation.available[..., HOVER] = True
+    return sequences
 
 
 def check_determinism(parts: Parts) -> str:
