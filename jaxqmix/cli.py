@@ -356,11 +356,35 @@ def plot_command(arguments: list[str]) -> int:
     return 0
 
 
+def validate_command(arguments: list[str]) -> int:
+    """`jaxqmix validate`."""
+    if {"-h", "--help"} & set(arguments):
+        print("usage: jaxqmix validate\n\nChecks that everything works on this machine.")
+        return 0
+    require(not arguments, "argument", " ".join(arguments), "validate takes none")
+    prepare_jax()
+    from jaxqmix.validate import validate
+
+    return validate()
+
+
+def demo_command(arguments: list[str]) -> int:
+    """`jaxqmix demo [CHOICE]`."""
+    from jaxqmix import demo
+
+    if {"-h", "--help"} & set(arguments):
+        print(f"usage: jaxqmix demo [CHOICE]\n{demo.menu()}")
+        return 0
+    return demo.demo(arguments, run)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("PRESET [--setting value ...]   " + ", ".join(PRESETS), train_command),
     "evaluate": ("RUN [--planner NAME]   fly held-out cities and judge them", evaluate_command),
     "render": ("RUN --out FILE   draw an episode: .png, .gif, .mp4 or .html", render_command),
     "plot": ("RUN [RUN ...] --out FILE   draw training curves", plot_command),
+    "demo": ("[CHOICE]   a menu: train, watch, the 20-drone test", demo_command),
+    "validate": ("check that everything works on this machine", validate_command),
 }
 
 

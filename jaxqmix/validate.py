@@ -1,0 +1,522 @@
+"""`jaxqmix validate`: does everything work on this machine? Ten checks of a tiny mission."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console as Terminal
+from rich.markup import escape
+from rich.table import Table
+
+from jaxqmix import checkpoints
+from jaxqmix.compilation import jit
+from jaxqmix.config import (
+    EnvConfig,
+    LearnerConfig,
+    ReplayConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from jaxqmix.env import dynamics, sensing
+from jaxqmix.env.observation import agent_features
+from jaxqmix.evaluation import METRICS, evaluator
+from jaxqmix.learner import replay as replay_store
+from jaxqmix.learner.targets import lambda_returns
+from jaxqmix.learner.update import LearnerState, compute_targets, td_loss
+from jaxqmix.rollout import Swarms
+from jaxqmix.training import (
+    Trainer,
+    TrainState,
+    begin_training,
+    learn,
+    make_parts,
+    make_trainer,
+    sequence_shapes,
+)
+from jaxqmix.types import ACTIONS, FREE, HOVER, Sequences, replace
+
+MISSION = RunConfig(
+    preset="validate",
+    env=EnvConfig(drones=2, city_width=400.0, city_length=320.0, horizon=20, no_fly_zones=1),
+    learner=LearnerConfig(hidden=16, mixing_width=4, minibatches=2),
+    replay=ReplayConfig(capacity=32, warmup=16, batch=8),
+    training=TrainingConfig(env_steps=480, swarms=8, rollout=5, epsilon_decay_steps=200),
+)
+"""Small enough to compile in seconds; not square, so that swapped axes show."""
+REPLAY_MISSION = replace(MISSION, training=replace(MISSION.training, mode="replay"))
+TOLERANCE = 1e-4
+"""Compiled and eager floats may differ by this share of the largest of an array."""
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+class Parts:
+    """What the checks share: built when first used, compiled once."""
+
+    compiled = staticmethod(jit)
+
+    @cached_property
+    def online(self) -> Trainer:
+        """The trainer of mode `online`."""
+        return make_trainer(MISSION)
+
+    @cached_property
+    def step(self) -> Callable:
+        """The compiled env step of one swarm."""
+        return jit(self.online.env.step)
+
+    @cached_property
+    def learn(self) -> Callable:
+        """The compiled learner call of mode `replay`: (seed, learner's state, store, sequences)."""
+        _, learner = make_parts(REPLAY_MISSION, axis=None)
+
+        def call(seed: int, learned: LearnerState, store: Any, sequences: Sequences) -> tuple:
+            keys = jax.random.split(jax.random.key(seed))
+            return learn(keys, learned, store, sequences, learner, REPLAY_MISSION)
+
+        return jit(call)
+
+    @cached_property
+    def evaluate(self) -> Callable:
+        """A compiled evaluation over four cities."""
+        return evaluator(self.online.env, self.online.policy, 4)
+
+    @cached_property
+    def swarm(self) -> Swarms:
+        """One swarm at the start of an episode, as NumPy arrays."""
+        return jax.tree.map(lambda leaf: leaf[0], jax.device_get(self.begin().swarms))
+
+    @cached_property
+    def sequence_shapes(self) -> Sequences:
+        """The shapes of a rollout's sequences."""
+        env, learner = self.online.env, self.online.learner
+        swarms = jax.eval_shape(lambda: begin_training(0, MISSION, env, learner).swarms)
+        return sequence_shapes(MISSION, env, learner, swarms)
+
+    def begin(self, seed: int = 0) -> TrainState:
+        """A state before the first rollout."""
+        return self.online.initialise(seed)
+
+    def save(self, run: Path, state: TrainState) -> None:
+        """Writes a checkpoint."""
+        writer = checkpoints.Checkpoints(run, MISSION)
+        writer.save("latest", 1, state)
+        writer.close()
+
+
+def expect(condition: Any, reason: str) -> None:
+    """Raises `AssertionError` with the reason unless the condition holds."""
+    if not condition:
+        raise AssertionError(reason)
+
+
+def expect_finite(tree: Any, what: str) -> None:
+    """Raises `AssertionError` when a float of a tree is infinite or not a number."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    bad = sum(leaf.size - np.isfinite(leaf).sum() for leaf in leaves if leaf.dtype.kind == "f")
+    expect(bad == 0, f"{bad} numbers of {what} are infinite or not a number")
+
+
+def expect_shape(array: Any, shape: tuple[int, ...], what: str) -> None:
+    """Raises `AssertionError` naming both shapes when they differ."""
+    expect(array.shape == shape, f"{what} has shape {array.shape} and should have {shape}")
+
+
+def distance(first: Any, second: Any) -> float:
+    """The largest difference between two trees' arrays, as a share of each array's largest."""
+
+    def of_leaves(a: Any, b: Any) -> float:
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        return float(np.abs(a - b).max(initial=0.0) / max(np.abs(b).max(initial=0.0), 1.0))
+
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    return float(np.max([of_leaves(a, b) for a, b in pairs]))  # unlike `max`, minds NaN
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two trees are equal bit for bit."""
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def check_device(parts: Parts) -> str:
+    """JAX finds a device, it computes, and it is the GPU where there is one."""
+    devices = jax.devices()
+    matrix = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    with jax.default_matmul_precision("highest"):
+        product = parts.compiled(lambda m: m @ m)(matrix)
+    expect(distance(product, matrix @ matrix) < TOLERANCE, "a matrix product comes out wrong")
+    kind = devices[0].platform
+    expect(
+        kind != "cpu" or "cpu" in (jax.config.jax_platforms or "") or not NVIDIA_DRIVER.exists(),
+        "this machine has an NVIDIA GPU, but JAX runs on the CPU",
+    )
+    return f"{len(devices)} x {devices[0].device_kind} ({kind}), JAX {jax.__version__}"
+
+
+def check_environment(parts: Parts) -> str:
+    """One episode of random available actions keeps the rules of the world."""
+    config, swarm = MISSION.env, parts.swarm
+    state, timestep = swarm.state, swarm.timestep
+    generator, total, steps = np.random.default_rng(0), 0.0, 0
+    code = dynamics.obstruction(state.city, state.position, config)
+    expect((np.asarray(code) == FREE).all(), "a drone starts where it must not be")
+    expect(0 < timestep.coverage <= 1, f"coverage begins at {timestep.coverage:.2f}")
+    ended = False
+    while not ended and steps < config.horizon:
+        before = timestep.coverage
+        scores = generator.random((config.drones, parts.online.env.actions))
+        actions = np.where(timestep.observation.available, scores, -1).argmax(1).astype(np.int32)
+        key = jax.random.key(steps)
+        state, timestep = jax.device_get(parts.step(key, state, actions, swarm.params))
+        steps, total = steps + 1, total + float(timestep.reward)
+        expect_finite((timestep, state.position), f"env step {steps}")
+        inside = (state.position[:, :2] >= 0) & (
+            state.position[:, :2] < (config.city_width, config.city_length)
+        )
+        expect(inside.all(), f"a drone left the city in env step {steps}")
+        expect(before <= timestep.coverage <= 1, f"coverage fell in env step {steps}")
+        expect(state.time == steps, f"the clock shows {state.time} after {steps} env steps")
+        ended = bool(timestep.terminated | timestep.truncated)
+    expect(ended, f"the episode goes on after its time limit of {config.horizon} env steps")
+    expect(total < 1.2, f"the episode returns {total:.2f}, more than a perfect one")
+    return f"an episode of {steps} env steps: coverage {timestep.coverage:.0%}, return {total:.2f}"
+
+
+def check_agent(parts: Parts) -> str:
+    """Parameters are finite and varied, copies are equal, and agents choose available actions."""
+    learner = jax.device_get(parts.begin().learner)
+    expect_finite(learner.parameters, "the initial parameters")
+    kernel = learner.parameters["agent"]["dense_0"]["kernel"]
+    expect(np.std(kernel) > 1e-3, "all initial weights are the same")
+    expect(same(learner.parameters, learner.target), "the target network is not a copy")
+    expect(same(learner.parameters, learner.average), "the averaged weights are not a copy")
+    swarm = parts.swarm
+    policy = parts.online.policy(learner.parameters["agent"])
+    actions, _ = policy(jax.random.key(0), swarm.state, swarm.timestep, swarm.memory)
+    chosen = np.take_along_axis(swarm.timestep.observation.available, actions[:, None], 1)
+    expect(chosen.all(), "the untrained agent chooses an unavailable action")
+    count = sum(leaf.size for leaf in jax.tree.leaves(learner.parameters))
+    return f"{count:,} parameters of agent and mixer"
+
+
+def check_online(parts: Parts) -> str:
+    """One rollout and learner call of mode `online` change the weights."""
+    state = parts.begin()
+    before = jax.device_get(state.learner.parameters)
+    state, metrics = jax.device_get(parts.online.chunk(state))
+    expect_finite((state.learner.parameters, metrics["loss"]), "an online training step")
+    expect(metrics["gradient_norm"] > 0, "the gradient is zero")
+    for name, old in before.items():
+        expect(
+            not same(state.learner.parameters[name], old), f"the {name}'s weights did not change"
+        )
+    expect(state.chunks == 1, f"the counter shows {state.chunks} rollouts after one")
+    return f"loss {metrics['loss']:.3f}, gradient norm {metrics['gradient_norm']:.2f}"
+
+
+def check_replay(parts: Parts) -> str:
+    """The store fills, and learning from it begins when it is warm."""
+    learned = jax.device_get(parts.begin().learner)
+    before = learned.parameters
+    store = replay_store.empty(parts.sequence_shapes, REPLAY_MISSION.replay.capacity)
+    generator, swarms = np.random.default_rng(0), REPLAY_MISSION.training.swarms
+    for rollouts in (1, 2):
+        sequences = random_sequences(generator, parts.sequence_shapes)
+        learned, store, metrics = jax.device_get(parts.learn(rollouts, learned, store, sequences))
+        expect(
+            store.size == rollouts * swarms,
+            f"the store holds {store.size} sequences after {rollouts} rollouts of {swarms} swarms",
+        )
+        changed, warm = (
+            not same(learned.parameters, before),
+            store.size >= REPLAY_MISSION.replay.warmup,
+        )
+        expect(warm or not changed, "the weights changed before the store was warm")
+        expect(changed or not warm, "the weights did not change although the store is warm")
+    expect_finite((learned.parameters, metrics), "a replay training step")
+    return f"loss {metrics['loss']:.3f} from {store.size} stored sequences"
+
+
+def check_shapes(parts: Parts) -> str:
+    """Every array of a rollout, of the agent, the mixer and the targets has its shape."""
+    env, learner = parts.online.env, parts.online.learner
+    shapes = parts.sequence_shapes
+    time, swarms = MISSION.training.rollout, MISSION.training.swarms
+    drones, features = MISSION.env.drones, env.features
+    observation = shapes.observation
+    expect_shape(observation.agents, (time + 1, swarms, drones, features), "the observation")
+    expect_shape(
+        observation.available, (time + 1, swarms, drones, env.actions), "the mask of actions"
+    )
+    expect_shape(shapes.actions, (time, swarms, drones), "the array of actions")
+    expect_shape(shapes.reward, (time, swarms), "the reward")
+    expect(
+        agent_features(replace(MISSION.env, drones=20)) == features,
+        "an observation's size depends on the number of drones",
+    )
+    learned = jax.eval_shape(learner.initialise, jax.random.key(0))
+
+    def apply(learned: Any, batch: Sequences) -> tuple:
+        values, _ = learner.agent(
+            learned.parameters["agent"], batch.observation.agents, batch.memory
+        )
+        team = learner.mixer(learned.parameters["mixer"], values[..., 0], batch.observation.state)
+        targets = compute_targets(learned, batch, learner.agent, learner.mixer, learner.config)
+        return values, team, targets
+
+    values, team, targets = jax.eval_shape(apply, learned, shapes)
+    expect_shape(values, (time + 1, swarms, drones, env.actions), "the agent's output")
+    expect_shape(team, (time + 1, swarms, 1), "the mixer's output")
+    expect_shape(targets, (time, swarms, 1), "the array of targets")
+    return f"{features} features for each drone, state of {observation.state.shape[-1]}"
+
+
+def check_checkpoint(parts: Parts) -> str:
+    """What is saved is loaded again bit for bit: the whole state, and the policy."""
+    state = parts.begin()
+    expected = jax.device_get(state)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder)
+        parts.save(run, state)
+        _, restored = checkpoints.restore(run, parts.online)
+        _, policy, _ = checkpoints.load(run)
+        size = sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
+    for name, value in vars(expected).items():
+        expect(same(getattr(restored, name), value), f"{name} comes back changed")
+    expect(same(policy, expected.learner.average), "the policy comes back changed")
+    return f"a checkpoint of {size / 1e3:,.0f} kB comes back bit for bit"
+
+
+def check_loop(parts: Parts) -> str:
+    """A whole small training: it counts, explores less and less, and its policy is evaluated."""
+    state = parts.begin()
+    for _ in range(MISSION.chunks):
+        state, metrics = parts.online.chunk(state)
+    state, metrics = jax.device_get((state, metrics))
+    expect(state.chunks == MISSION.chunks, f"{state.chunks} rollouts of {MISSION.chunks} counted")
+    expect_finite((state.learner.parameters, state.learner.average), "the trained parameters")
+    least = MISSION.budget // MISSION.env.horizon // 2
+    expect(state.episodes >= least, f"only {state.episodes:.0f} episodes ended")
+    epsilon = float(metrics["epsilon"])
+    expect(abs(epsilon - MISSION.training.epsilon_end) < 1e-6, f"epsilon ended at {epsilon:.2f}")
+    figures, _ = parts.evaluate(state.learner.average["agent"], 0)
+    expect_finite(figures, "the evaluation")
+    shares = ("coverage", "collision_rate", "violation_rate", "mission_success")
+    for name in shares:
+        inside = (figures[name] >= 0) & (figures[name] <= 1)
+        expect(name in METRICS and inside.all(), f"{name} lies outside of 0 to 1")
+    return (
+        f"{MISSION.budget} env steps, {state.episodes:.0f} episodes; "
+        f"coverage {figures['coverage'].mean():.0%} on unseen cities"
+    )
+
+
+def check_compiled(parts: Parts) -> str:
+    """Moves, looks, returns and gradients are the same compiled and operation by operation."""
+    swarm, env, learner = parts.swarm, MISSION.env, parts.online.learner
+    learned = jax.device_get(parts.begin().learner)
+    generator = np.random.default_rng(0)
+    batch = random_sequences(generator, parts.sequence_shapes)
+    executed = np.arange(env.drones, dtype=np.int32)
+    air = generator.normal(size=(env.drones, 2)).astype(np.float32)
+    values = generator.normal(size=(*batch.reward.shape, 1)).astype(np.float32)
+
+    def move(state: Any, params: Any) -> tuple:
+        return dynamics.move(
+            state.position, executed, state.obstruction, air, state.city, params, env
+        )
+
+    def look(state: Any, params: Any) -> tuple:
+        away = state.position + np.float32([60.0, 40.0, 0.0])
+        return sensing.look(jax.random.key(0), state.unseen, away, params.visibility, env)
+
+    def returns(values: jax.Array, batch: Sequences) -> jax.Array:
+        flags = batch.terminated, batch.truncated
+        return lambda_returns(batch.reward, *flags, values, gamma=0.9, trace=0.5)
+
+    def gradient(learned: Any, batch: Sequences) -> Any:
+        grad = jax.grad(td_loss, has_aux=True)
+        return grad(learned.parameters, batch, values, learner.agent, learner.mixer)
+
+    pieces = [(move, (swarm.state, swarm.params)), (look, (swarm.state, swarm.params))]
+    pieces += [(returns, (values, batch)), (gradient, (learned, batch))]
+    worst = 0.0
+    # In full precision, or a GPU rounds the inputs of matrix products, here so and there so.
+    with jax.default_matmul_precision("highest"):
+        for function, arguments in pieces:
+            compiled = jax.device_get(parts.compiled(function)(*arguments))
+            with jax.disable_jit():
+                eager = jax.device_get(function(*jax.tree.map(jax.numpy.asarray, arguments)))
+            off = distance(compiled, eager)
+            expect(off < TOLERANCE, f"{function.__name__}: compiled and eager differ by {off:.1e}")
+            worst = max(worst, off)
+    return f"{len(pieces)} pieces agree within {worst:.0e}"
+
+
+def random_sequences(generator: np.random.Generator, shapes: Sequences) -> Sequences:
+    """Sequences of random numbers, like the shapes given."""
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if leaf.dtype == bool:
+            return generator.random(leaf.shape) < 0.8
+        if leaf.dtype == np.int32:
+            return generator.integers(0, len(ACTIONS), leaf.shape, np.int32)
+        return generator.normal(size=leaf.shape).astype(np.float32)
+
+    sequences = jax.tree.map(draw, shapes)
+    sequences.observation.available[..., HOVER] = True
+    return sequences
+
+
+def check_determinism(parts: Parts) -> str:
+    """A seed repeats a run, and another seed gives another one."""
+
+    def train(seed: int) -> Any:
+        state = parts.begin(seed)
+        for _ in range(2):
+            state, _ = parts.online.chunk(state)
+        return jax.device_get(state.learner.parameters)
+
+    first, again, other = train(0), train(0), train(1)
+    expect(not same(first, other), "two seeds give the same run")
+    if same(first, again):
+        return "a seed repeats bit for bit"
+    off = distance(first, again)
+    # Sums of a GPU come in any order.
+    rounding = jax.default_backend() != "cpu" and off < TOLERANCE
+    expect(rounding, f"the same seed gives weights that differ by {off:.1e}")
+    return "a seed repeats up to rounding; train with --deterministic for bit for bit"
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One row of the table."""
+
+    name: str
+    run: Callable[[Parts], str]  # returns what it found, raises with the reason of a failure
+    fix: str
+
+
+REINSTALL = "pip install --force-reinstall . brings every library to a version that fits"
+CHECKS = (
+    Check(
+        "device",
+        check_device,
+        'pip install ".[cuda]" for an NVIDIA GPU, ".[tpu]" for a TPU; nvidia-smi must list the '
+        "GPU; JAX_PLATFORMS=cpu uses the CPU on purpose",
+    ),
+    Check(
+        "environment",
+        check_environment,
+        f"{REINSTALL}; after changes in jaxqmix/env, pytest tests/test_env_reference.py says more",
+    ),
+    Check(
+        "agent initialisation",
+        check_agent,
+        f"{REINSTALL}; after changes in jaxqmix/learner, pytest tests/test_learner.py says more",
+    ),
+    Check(
+        "online training step",
+        check_online,
+        f"{REINSTALL}; after changes in jaxqmix/learner, pytest tests/test_targets.py says more",
+    ),
+    Check(
+        "replay training step",
+        check_replay,
+        "train with --mode online meanwhile; after changes in learner/replay.py, "
+        "pytest tests/test_training.py says more",
+    ),
+    Check(
+        "tensor shapes",
+        check_shapes,
+        "correct the function that the reason names; jaxqmix/types.py gives every shape",
+    ),
+    Check(
+        "save and load",
+        check_checkpoint,
+        "free disk space, or set TMPDIR to a folder that you may write; "
+        "pip install --upgrade orbax-checkpoint",
+    ),
+    Check(
+        "mini training loop",
+        check_loop,
+        "the rows above point at the part that is broken; mend the first of them first",
+    ),
+    Check(
+        "jit against eager",
+        check_compiled,
+        "pip install --upgrade jax jaxlib (0.10.2 compiles wrongly), and delete the folder of "
+        "compiled programs (JAXQMIX_CACHE, else jaxqmix in the user's cache folder)",
+    ),
+    Check(
+        "determinism",
+        check_determinism,
+        "on a GPU train with --deterministic; after changes, look for a random number without a "
+        "key of its own",
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a check."""
+
+    check: Check
+    passed: bool
+    text: str  # what was found, or the reason
+    seconds: float
+
+
+def outcomes(checks: tuple[Check, ...], parts: Parts) -> Iterator[Outcome]:
+    """Runs the checks one after the other; one that fails stops none of the rest."""
+    for check in checks:
+        started = time.perf_counter()
+        try:
+            passed, text = True, check.run(parts)
+        except Exception as error:  # A broken part may raise anything.
+            passed, text = False, reason(error)
+        yield Outcome(check, passed, text, time.perf_counter() - started)
+
+
+def reason(error: Exception) -> str:
+    """An error in one line, with its kind where the check did not word it."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return text if type(error) is AssertionError and text else f"{type(error).__name__}: {text}"
+
+
+def validate(checks: tuple[Check, ...] = CHECKS, terminal: Terminal | None = None) -> int:
+    """Runs every check and prints a table of what passed and failed.
+
+    Returns:
+      The exit code: 0 when all passed, else 1.
+    """
+    terminal = terminal or Terminal()
+    table = Table(title="jaxqmix on this machine")
+    table.add_column("check")
+    table.add_column("result")
+    table.add_column("s", justify="right")
+    table.add_column("found, or reason and fix", overflow="fold")
+    failures = 0
+    with terminal.status("first check") as status:
+        for number, outcome in enumerate(outcomes(checks, Parts()), 1):
+            check, text = outcome.check, escape(outcome.text)
+            if not outcome.passed:
+                text = f"[red]{text}[/]\n[bold]fix:[/] {escape(check.fix)}"
+            failures += not outcome.passed
+            verdict = "[green]pass[/]" if outcome.passed else "[bold red]fail[/]"
+            table.add_row(check.name, verdict, f"{outcome.seconds:.1f}", text)
+            status.update(f"{number} of {len(checks)} checks done")
+    terminal.print(table)
+    if failures:
+        terminal.print(f"[bold red]{failures} of {len(checks)} checks failed[/]")
+        return 1
+    terminal.print(f"[bold green]all {len(checks)} checks passed[/]: try jaxqmix train quick")
+    return 0

@@ -1,0 +1,158 @@
+"""The demo menu: what a person types, and which commands it shows and runs."""
+
+import builtins
+import json
+
+import pytest
+
+from jaxqmix import cli, demo
+from jaxqmix.config import ConfigError, to_dict
+from jaxqmix.presets import preset
+
+
+class Commands(list):
+    """Stands for `cli.run`: notes each command, and leaves a trained run where it would."""
+
+    def __call__(self, arguments):
+        self.append(" ".join(arguments))
+        if arguments[0] == "train" and "--resume" not in arguments:
+            folder = demo.RUNS / arguments[1]
+            if "--out" in arguments:
+                folder = demo.Path(arguments[arguments.index("--out") + 1])
+            leave_run(folder, arguments[1])
+        return 0
+
+
+def leave_run(folder, name, finished=True):
+    """What training leaves in a folder, without the weights."""
+    (folder / "checkpoints" / "latest" / "7" / "about").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(to_dict(preset(name))))
+    if finished:
+        (folder / "evaluation.json").write_text("{}")
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(name="play")
+def play_fixture(monkeypatch):
+    """Types answers into the menu, then ends the input; returns the commands that ran."""
+
+    def play(*answers):
+        typed = iter(answers)
+
+        def type_next(prompt):
+            answer = next(typed, EOFError)
+            if isinstance(answer, type):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(builtins, "input", type_next)
+        commands = Commands()
+        assert demo.demo([], commands) == 0
+        assert next(typed, None) is None, "the menu stopped asking"
+        return commands
+
+    return play
+
+
+def test_choices_train_watch_and_test(play, capsys):
+    assert play("1", "3", "4", "4", "2", "4", "5") == [
+        "train quick",
+        "render runs/quick --out runs/quick/replay.html",
+        "render runs/quick --out runs/quick/replay.gif",
+        "train scale20",
+        "evaluate runs/scale20 --drones 20",
+        "train full",
+        "evaluate runs/scale20 --drones 20",
+    ]
+    shown = capsys.readouterr().out
+    assert "$ jaxqmix train quick\n" in shown
+    assert "the 20-drone test: trains scale20" in shown
+    assert "the 20-drone test: evaluates runs/scale20 with 20 drones" in shown
+    assert "runs/quick/replay.html in a browser" in shown
+
+
+def test_the_test_of_20_drones_uses_a_full_run(play):
+    assert play("2", "4") == ["train full", "evaluate runs/full --drones 20"]
+
+
+@pytest.mark.parametrize("wrong", ["", "6", "train", "1 2", "-1"])
+def test_wrong_input_asks_again(play, capsys, wrong):
+    assert play(wrong, " 1 ", "5") == ["train quick"]
+    assert capsys.readouterr().out.count("please answer 1, 2, 3, 4 or 5") == 1
+
+
+def test_watching_without_a_model_offers_to_train(play, capsys):
+    watching = [
+        "render runs/quick --out runs/quick/replay" + ending for ending in (".html", ".gif")
+    ]
+    assert play("3", "perhaps", "y", "5") == ["train quick", *watching]
+    assert "please answer y or n" in capsys.readouterr().out
+
+
+def test_a_model_need_not_be_trained(play):
+    assert play("3", "n", "5") == []
+
+
+def test_used_folders_are_kept_and_unfinished_runs_go_on(play):
+    leave_run(demo.RUNS / "quick", "quick")
+    leave_run(demo.RUNS / "full", "full", finished=False)
+    # Trained with other settings: it cannot go on as `full`.
+    leave_run(demo.RUNS / "scale20", "full", finished=False)
+    (demo.RUNS / "quick-2").mkdir()
+    assert play("1", "1", "2", "4") == [
+        "train quick --out runs/quick-2",
+        "train quick --out runs/quick-3",
+        "train full --resume",
+        "train scale20 --out runs/scale20-2",
+    ]
+
+
+def test_an_error_is_shown_and_the_menu_goes_on(monkeypatch, capsys):
+    def refuse(arguments):
+        raise ConfigError("out = runs/quick is not allowed: no space left")
+
+    typed = iter(["1", "5"])
+    monkeypatch.setattr(builtins, "input", lambda prompt: next(typed))
+    assert demo.demo([], refuse) == 0
+    assert "jaxqmix: out = runs/quick is not allowed" in capsys.readouterr().out
+
+
+def stopped(capsys, *arguments):
+    """Exit code and error text of a command."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(arguments))
+    return stop.value.code or 0, capsys.readouterr().err
+
+
+def test_ctrl_c_and_the_end_of_input_leave_cleanly(monkeypatch, capsys):
+    def press(error):
+        def type_next(prompt):
+            raise error
+
+        monkeypatch.setattr(builtins, "input", type_next)
+        return stopped(capsys, "demo")
+
+    assert press(KeyboardInterrupt) == (130, "\njaxqmix: stopped\n")
+    assert press(EOFError) == (0, "")
+
+
+def test_a_choice_as_an_argument_asks_nothing(monkeypatch, capsys):
+    commands = Commands()
+    monkeypatch.setattr(cli, "run", lambda arguments: commands(arguments))
+    monkeypatch.delattr(builtins, "input")
+    assert cli.demo_command(["1"]) == 0
+    assert commands == ["train quick"]
+    assert cli.demo_command(["5"]) == 0
+
+
+def test_bad_choices_get_one_line(capsys):
+    assert stopped(capsys, "demo", "7") == (
+        2,
+        "jaxqmix: choice = 7 is not allowed: must be one of 1, 2, 3, 4, 5\n",
+    )
+    code, error = stopped(capsys, "demo", "3")
+    assert code == 2 and "jaxqmix demo 1 trains" in error
