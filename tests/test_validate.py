@@ -164,7 +164,7 @@ def deaf_seed(parts):
     [
         (wrong_product, "device", "matrix product comes out wrong"),
         (endless, "environment", "goes on after its time limit of 20"),
-        (windy, "environment", "left the city in env step 1"),
+        (windy, "environment", "left the city in step 1"),
         (stale_average, "agent initialisation", "averaged weights are not a copy"),
         (idle_learner, "online training step", "weights did not change"),
         (leaking_store, "replay training step", "holds 0 sequences after 1 rollouts of 8"),
@@ -187,12 +187,17 @@ def test_a_fault_fails_its_row(parts, plant, row, words):
 
 
 def test_a_gpu_left_idle_is_noticed(parts, monkeypatch, tmp_path):
+    def outcome():
+        return next(validate.outcomes((CHECKS["device"],), parts))
+
+    cpu = type("Cpu", (), {"platform": "cpu", "device_kind": "cpu"})
+    monkeypatch.setattr(jax, "devices", lambda: [cpu])
     (tmp_path / "version").touch()
     monkeypatch.setattr(validate, "NVIDIA_DRIVER", tmp_path / "version")
-    monkeypatch.setattr(jax, "devices", lambda: [type("Cpu", (), {"platform": "cpu"})])
-    asked = jax.config.jax_platforms
-    outcome = next(validate.outcomes((CHECKS["device"],), parts))
-    assert outcome.passed if asked else "has an NVIDIA GPU" in outcome.text
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert outcome().text == "this machine has an NVIDIA GPU, but JAX runs on the CPU"
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert outcome().passed
 
 
 def test_only_the_broken_row_fails(monkeypatch, parts):
