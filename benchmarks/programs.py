@@ -1,0 +1,94 @@
+"""The compiled programs that several benchmarks measure: swarms begun, and flown at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from common import chained, compile_program
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxqmix.distributed import SPREAD, SWARMS, make_mesh, on_each_device, place, shardings
+from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.planners import Random
+from jaxqmix.rollout import Swarms, begin, fly_step
+from jaxqmix.types import Sequences, replace
+
+
+def over_swarms(function: Callable, swarms: int) -> Callable:
+    """Runs a function of one device's swarms on every device; see `jaxqmix.distributed`."""
+    return on_each_device(function, swarm_mesh(swarms), SPREAD, SPREAD)
+
+
+def swarm_mesh(swarms: int) -> Mesh:
+    """As many devices as share the swarms evenly."""
+    return make_mesh(lambda devices: swarms % devices == 0)
+
+
+def swarm_keys(seed: int, swarms: int) -> jax.Array:
+    """A key for each swarm, on its device."""
+    keys = jax.random.split(jax.random.key(seed), swarms)
+    return place(keys, swarm_mesh(swarms), SPREAD)
+
+
+def sequence_specs() -> Sequences:
+    """How a rollout's sequences are spread: along their second axis, memory along its first."""
+    specs = dict.fromkeys(Sequences.__dataclass_fields__, PartitionSpec(None, SWARMS))
+    return Sequences(**(specs | {"memory": SPREAD}))
+
+
+def begin_program(env: UrbanGrid, swarms: int) -> tuple[Callable, dict[str, float]]:
+    """The compiled program from keys [B] to swarms at the start of an episode."""
+    policy = Random(env.config)
+    function = over_swarms(lambda keys: begin(keys, env, policy), swarms)
+    return compile_program(function, swarm_keys(0, swarms))
+
+
+def flight_program(
+    env: UrbanGrid, swarms: Swarms, steps: int, observations: bool = True
+) -> tuple[Callable[[], Any], dict[str, float]]:
+    """Flies swarms (donated) for `steps` env steps at every call, under random available actions.
+
+    Without observations, only the mask of actions is computed. Nothing is reset.
+    """
+    policy = Random(env.config)
+
+    def fly(carry: tuple[jax.Array, Swarms]) -> tuple[jax.Array, Swarms]:
+        keys, swarms = carry
+        city = swarms.state.city  # it does not change: kept out of the scan's carry
+
+        def body(carry: tuple, _: None) -> tuple[tuple, None]:
+            keys, swarms = carry
+            keys, now = next_keys(keys)
+            after, _ = fly_step(now, with_city(swarms, city), policy, env)
+            after = after if observations else without_observation(after)
+            return (keys, with_city(after, None)), None
+
+        (keys, last), _ = jax.lax.scan(body, (keys, with_city(swarms, None)), None, steps)
+        return keys, with_city(last, city)
+
+    count = swarms.done.shape[0]
+    carry = (swarm_keys(1, count), swarms if observations else without_observation(swarms))
+    # Pinned, for the compiler takes empty arrays apart, and the program would not fit its output.
+    pinned = shardings(swarm_mesh(count), SPREAD)
+    program, needs = compile_program(
+        over_swarms(fly, count), carry, donate_argnums=0, out_shardings=pinned
+    )
+    return chained(program, carry), needs
+
+
+def next_keys(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys [B] for later and for now."""
+    return jax.vmap(jax.random.split, out_axes=1)(keys)
+
+
+def with_city(swarms: Swarms, city: Any) -> Swarms:
+    """The swarms over another city, or over none."""
+    return replace(swarms, state=replace(swarms.state, city=city))
+
+
+def without_observation(swarms: Swarms) -> Swarms:
+    """Swarms that keep the mask of actions only of what they observe: nothing else is computed."""
+    mask = replace(swarms.timestep.observation, agents=None, state=None)
+    return replace(swarms, timestep=replace(swarms.timestep, observation=mask))

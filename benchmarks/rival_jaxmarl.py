@@ -1,0 +1,225 @@
+"""JaxMARL (github.com/FLAIROx/JaxMARL): its environments, its learners, and ours in its world."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from common import chained, seconds_of
+
+from jaxqmix.compilation import jit
+from jaxqmix.config import EnvConfig, LearnerConfig, ReplayConfig, RunConfig, TrainingConfig
+from jaxqmix.distributed import COPIED, SWARMS, make_mesh, on_each_device, place, shardings
+from jaxqmix.learner.update import make_learner
+from jaxqmix.presets import preset
+from jaxqmix.training import begin_training, fits, state_specs, train_chunk
+from jaxqmix.types import Events, Observation, Timestep, record, replace
+
+WORLDS = ("MPE_simple_spread_v3", "HeuristicEnemySMAX")
+HORIZON = 25
+"""Env steps of an episode of simple_spread."""
+
+
+def make_world(name: str) -> Any:
+    """One of its environments; SMAX in the scenario of its own QMIX configuration."""
+    from jaxmarl import make
+    from jaxmarl.environments.smax import map_name_to_scenario
+
+    if name.startswith("MPE"):
+        return make(name)
+    return make(name, scenario=map_name_to_scenario("3s_vs_5z"))
+
+
+def available_actions(env: Any, state: Any) -> dict[str, jax.Array]:
+    """1 for every action that an agent may choose; environments without a mask allow all."""
+    try:
+        return env.get_avail_actions(state)
+    except NotImplementedError:
+        return {agent: jnp.ones(env.action_space(agent).n) for agent in env.agents}
+
+
+def world_flight(env: Any, swarms: int, steps: int) -> Callable[[], Any]:
+    """Steps its environment, which resets itself, under random available actions."""
+
+    def step(key: jax.Array, state: Any) -> tuple[Any, Any]:
+        action_key, step_key = jax.random.split(key)
+        keys = dict(zip(env.agents, jax.random.split(action_key, env.num_agents), strict=True))
+        available = available_actions(env, state)
+        actions = {
+            agent: jax.random.categorical(keys[agent], jnp.log(available[agent]))
+            for agent in env.agents
+        }
+        observation, state, _, _, _ = env.step(step_key, state, actions)
+        return observation, state
+
+    def fly(carry: tuple) -> tuple:
+        def body(carry: tuple, _: None) -> tuple[tuple, None]:
+            key, _, state = carry
+            key, now = jax.random.split(key)
+            return (key, *jax.vmap(step)(jax.random.split(now, swarms), state)), None
+
+        return jax.lax.scan(body, carry, None, steps)[0]
+
+    key = jax.random.key(0)
+    carry = (key, *jax.vmap(env.reset)(jax.random.split(key, swarms)))
+    call = chained(jax.jit(fly, donate_argnums=0), carry)
+    for _ in range(2):  # what its reset and its step return differs in types: it compiles twice
+        call()
+    return call
+
+
+def load_script(checkout: Path, algorithm: str) -> Any:
+    """Its training script as a module; what it would report to the web is left out."""
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        sys.modules["wandb"] = types.ModuleType("wandb")
+    path = checkout / "baselines" / "QLearning" / f"{algorithm}_rnn.py"
+    spec = importlib.util.spec_from_file_location(f"jaxmarl_{algorithm}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def their_settings(checkout: Path, env_steps: int) -> dict[str, Any]:
+    """Its own configuration for simple_spread, in short and without evaluations."""
+    from omegaconf import OmegaConf
+
+    path = checkout / "baselines" / "QLearning" / "config" / "alg" / "ql_rnn_mpe.yaml"
+    settings = OmegaConf.to_container(OmegaConf.load(path))
+    changes = {"TOTAL_TIMESTEPS": env_steps, "TEST_DURING_TRAINING": False}
+    return settings | changes | {"WANDB_MODE": "disabled"}
+
+
+def their_training(checkout: Path, algorithm: str, settings: dict[str, Any]) -> Callable[[], float]:
+    """Env steps per second of its script, at every call.
+
+    Its beginning, when nothing is learned yet, is left out: the time of a run that ends there is
+    taken from the time of a whole one.
+    """
+    script = load_script(checkout, algorithm)
+    env, _ = script.env_from_config(copy.deepcopy(settings))
+    key = jax.random.PRNGKey(0)
+    chunk = settings["NUM_STEPS"] * settings["NUM_ENVS"]
+    first = -(-settings["LEARNING_STARTS"] // chunk)
+    counts = (first, first + settings["TOTAL_TIMESTEPS"] // chunk)
+
+    def whole(updates: int) -> Callable:
+        train = script.make_train(settings | {"TOTAL_TIMESTEPS": updates * chunk}, env)
+        return jax.jit(train).lower(key).compile()
+
+    early, late = (whole(count) for count in counts)
+
+    def measured() -> float:
+        seconds = seconds_of(lambda: late(key)) - seconds_of(lambda: early(key))
+        return (counts[1] - counts[0]) * chunk / seconds
+
+    return measured
+
+
+def matched(algorithm: str, settings: dict[str, Any]) -> RunConfig:
+    """Our run with its network, rollouts, replay and number of updates."""
+    hidden, width = settings["HIDDEN_SIZE"], settings["MIXER_EMBEDDING_DIM"]
+    return RunConfig(
+        env=dataclasses.replace(preset("quick").env, drones=3),
+        learner=LearnerConfig(
+            network="gru", hidden=hidden, layers=1, mixer=algorithm, mixing_width=width,
+            target_update=1 / settings["TARGET_UPDATE_INTERVAL"],
+            epochs=settings["NUM_EPOCHS"], minibatches=1,
+        ),
+        replay=ReplayConfig(
+            capacity=settings["BUFFER_SIZE"], batch=settings["BUFFER_BATCH_SIZE"],
+            warmup=settings["BUFFER_BATCH_SIZE"],
+        ),
+        training=TrainingConfig(
+            mode="replay", swarms=settings["NUM_ENVS"], rollout=settings["NUM_STEPS"],
+            env_steps=settings["TOTAL_TIMESTEPS"],
+        ),
+    )  # fmt: skip
+
+
+@record
+class SpreadState:
+    """A state of simple_spread, with what our training loop looks for."""
+
+    city: tuple  # none
+    time: jax.Array  # [] int32
+    inner: Any  # JaxMARL's
+
+
+@dataclasses.dataclass(frozen=True)
+class SimpleSpread:
+    """JaxMARL's simple_spread with the functions of our world; one team reward, agents' ids seen.
+
+    It has no coverage and no collisions of ours.
+    """
+
+    inner: Any
+    config: EnvConfig = dataclasses.field(
+        default_factory=lambda: EnvConfig(drones=3, horizon=HORIZON)
+    )
+
+    def draw_params(self, key: jax.Array) -> tuple:
+        """Nothing varies."""
+        return ()
+
+    def reset(self, key: jax.Array, params: tuple) -> tuple[SpreadState, Timestep]:
+        """Starts an episode."""
+        seen, inner = self.inner.reset(key)
+        hover = jnp.zeros(self.config.drones, jnp.int32)
+        state = SpreadState((), jnp.int32(0), inner)
+        return state, self._timestep(seen, jnp.float32(0), jnp.bool_(False), hover)
+
+    def step(
+        self, key: jax.Array, state: SpreadState, actions: jax.Array, params: tuple
+    ) -> tuple[SpreadState, Timestep]:
+        """Steps; a new episode is begun by our loop, as for our world."""
+        chosen = {agent: actions[index] for index, agent in enumerate(self.inner.agents)}
+        seen, inner, rewards, done, _ = self.inner.step_env(key, state.inner, chosen)
+        team = jnp.sum(jnp.stack([rewards[agent] for agent in self.inner.agents]))
+        state = replace(state, time=state.time + 1, inner=inner)
+        return state, self._timestep(seen, team, done["__all__"], actions)
+
+    def _timestep(self, seen: dict, reward: jax.Array, over: jax.Array, actions: jax.Array) -> Any:
+        own = jnp.stack([seen[agent] for agent in self.inner.agents])
+        drones = own.shape[0]
+        none = jnp.zeros(drones, bool)
+        return Timestep(
+            observation=Observation(
+                agents=jnp.concatenate([own, jnp.eye(drones)], axis=1),
+                available=jnp.ones((drones, 5), bool),
+                state=own.reshape(-1),
+            ),
+            reward=reward,
+            terminated=jnp.bool_(False),
+            truncated=over,
+            coverage=jnp.float32(0),
+            events=Events(actions, none, none, none, none),
+        )
+
+
+def trainer_in(world: SimpleSpread, config: RunConfig) -> tuple[Any, Callable]:
+    """The state and the compiled chunk of our training loop in another world."""
+    config = dataclasses.replace(config, env=world.config)
+    seen = jax.eval_shape(lambda key: world.reset(key, ()), jax.random.key(0))[1].observation
+    learner = make_learner(
+        config.learner, seen.agents.shape[-1], seen.available.shape[-1], seen.agents.shape[0],
+        seen.state.shape[-1], config.chunks, axis=SWARMS,
+    )  # fmt: skip
+    mesh, specs = make_mesh(lambda devices: fits(config, devices)), state_specs(config)
+
+    def chunk(state: Any) -> tuple:
+        return train_chunk(state, config, world, learner, SWARMS)
+
+    spread = on_each_device(chunk, mesh, (specs,), (specs, COPIED))
+    state = jit(lambda: begin_training(0, config, world, learner, mesh.size))()
+    pinned = shardings(mesh, (specs, COPIED))
+    return place(state, mesh, specs), jit(spread, donate_argnums=0, out_shardings=pinned)
