@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import RESULTS, machine, save
+from common import RESULTS, machine, save, with_training
 from rich.console import Console
 from rich.table import Table
 
@@ -47,11 +47,6 @@ class Stopwatch(Listener):
         kept = {name: report[name] for name in ("env_steps", "final", *METRICS)}
         kept["seconds"] = time.perf_counter() - self.begun_at
         self.evaluations.append(kept | {"met": all(report["success"].values())})
-
-
-def with_training(config: RunConfig, **changes: Any) -> RunConfig:
-    """The config with other training settings."""
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, **changes))
 
 
 def reached(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
