@@ -134,9 +134,9 @@ def no_episodes(parts):
     )
 
 
-def wrong_gradient(parts):
+def wrong_move(parts):
     def compiled(function):
-        if function.__name__ != "gradient":
+        if function.__name__ != "move":
             return jit(function)
         return lambda *arguments: jax.tree.map(lambda leaf: leaf * 1.01, function(*arguments))
 
@@ -173,7 +173,7 @@ def deaf_seed(parts):
         (forgetful_save, "save and load", "learner comes back changed"),
         (no_save, "save and load", "No space left on device"),
         (no_episodes, "mini training loop", "only 0 episodes ended"),
-        (wrong_gradient, "jit against eager", "gradient: compiled and eager differ by 1"),
+        (wrong_move, "jit against eager", "move: compiled and eager differ by 1"),
         (random_noise, "determinism", "same seed gives weights that differ by"),
         (deaf_seed, "determinism", "two seeds give the same run"),
     ],
