@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxqmix import cli, presets
+from jaxqmix import cli, compilation, presets
 from jaxqmix.config import (
     CheckpointConfig,
     EnvConfig,
@@ -39,6 +39,8 @@ BUDGETS = ("--env-steps", "--episodes")
 @pytest.fixture(autouse=True)
 def tiny_missions(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    # Little runs, much compiles.
+    monkeypatch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
     for name in presets.PRESETS:
         monkeypatch.setitem(presets.PRESETS, name, dataclasses.replace(TINY, preset=name))
 
