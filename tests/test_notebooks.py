@@ -49,7 +49,7 @@ def test_a_notebook_runs_with_a_reduced_budget(name, monkeypatch, tmp_path):
     # Little runs, much compiles: compile quickly, and the same program once.
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["JAXQMIX_CACHE"])
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=tmp_path)
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute(cwd=tmp_path)
     outputs = [output for cell in code(notebook) for output in cell.outputs]
     assert not [output for output in outputs if output.get("name") == "stderr"]
     pictures = [output["data"] for output in outputs if "data" in output]

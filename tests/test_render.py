@@ -197,6 +197,14 @@ def test_gif_holds_exactly_the_painted_frames(tmp_path, other):
     assert calls == [(done, STEPS + 1) for done in range(1, STEPS + 2)]
 
 
+def test_the_side_of_an_animation_can_be_chosen(tmp_path):
+    out = render(small_episode(), tmp_path / "flight.gif", cell_size=CELL, side=600)
+    with opened(out) as image:
+        assert image.size == (600 + 2 * painting.MARGIN, 360 + painting.HEADER + painting.FOOTER)
+    with pytest.raises(ConfigError, match="side = 0 is not allowed"):
+        render(small_episode(), tmp_path / "flight.gif", cell_size=CELL, side=0)
+
+
 def test_long_episodes_skip_steps_but_keep_the_ends():
     assert shown_steps(6, 220) == list(range(7))
     steps = shown_steps(1001, 220)

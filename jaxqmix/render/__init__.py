@@ -25,6 +25,7 @@ def render(
     title: str = "",
     other: Episode | None = None,
     other_title: str = "",
+    side: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Writes a picture of an episode.
@@ -36,6 +37,7 @@ def render(
       title: shown above the map.
       other: a second episode, shown at the side of the first; the one that ends first waits.
       other_title: shown above the second map.
+      side: longer side of a map in a .gif or .mp4, pixels; chosen by default.
       progress: called as progress(done, total) after every frame.
 
     Returns:
@@ -48,6 +50,7 @@ def render(
     ending = out.suffix.lower()
     require(ending in ENDINGS, "out", out, "must end in .png, .gif, .mp4 or .html")
     require(cell_size > 0, "cell_size", cell_size, "must be greater than 0")
+    require(side is None or side > 0, "side", side, "must be greater than 0")
     episodes = [trim(item) for item in (episode, other) if item is not None]
     titles = [title, other_title][: len(episodes)]
     report = progress or (lambda done, total: None)
@@ -66,5 +69,5 @@ def render(
         from jaxqmix.render.animation import write_gif, write_mp4
 
         write = write_gif if ending == ".gif" else write_mp4
-        write(episodes, titles, out, cell_size, report)
+        write(episodes, titles, out, cell_size, report, side)
     return out

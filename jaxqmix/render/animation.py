@@ -59,12 +59,20 @@ def _frames(
 
 
 def write_gif(
-    episodes: list[Episode], titles: list[str], out: Path, cell_size: float, report: Report
+    episodes: list[Episode],
+    titles: list[str],
+    out: Path,
+    cell_size: float,
+    report: Report,
+    side: int | None = None,
 ) -> None:
-    """Writes one or two trimmed episodes side by side as an endless GIF; cell_size in metres."""
+    """Writes one or two trimmed episodes side by side as an endless GIF.
+
+    Lengths are as in `render`: cell_size in metres, `side` in pixels.
+    """
     from PIL import Image
 
-    side = GIF_SIDE if len(episodes) == 1 else GIF_PAIR_SIDE
+    side = side or (GIF_SIDE if len(episodes) == 1 else GIF_PAIR_SIDE)
     steps = shown_steps(max(int(episode.length) for episode in episodes), GIF_FRAMES)
     # One more colour than the painter uses marks pixels that stay as they are.
     colours, same = painting.palette().tobytes() + bytes(3), painting.COLOURS
@@ -91,9 +99,14 @@ def write_gif(
 
 
 def write_mp4(
-    episodes: list[Episode], titles: list[str], out: Path, cell_size: float, report: Report
+    episodes: list[Episode],
+    titles: list[str],
+    out: Path,
+    cell_size: float,
+    report: Report,
+    side: int | None = None,
 ) -> None:
-    """Writes one or two trimmed episodes side by side as an MP4; cell_size in metres."""
+    """Writes one or two trimmed episodes side by side as an MP4; lengths as in `write_gif`."""
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
     except ImportError:
@@ -103,7 +116,7 @@ def write_mp4(
     steps = shown_steps(max(int(episode.length) for episode in episodes), 10_000)
     rate = frames_per_second(len(steps))
     colours = painting.palette()
-    frames = _frames(episodes, titles, cell_size, MP4_SIDE, steps, report)
+    frames = _frames(episodes, titles, cell_size, side or MP4_SIDE, steps, report)
     picture = colours[next(frames)]
     height, width = picture.shape[:2]
     command = f"-y -v error -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {rate} -i - -an"

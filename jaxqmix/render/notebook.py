@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 KINDS = ("html", "gif", "png")
 REPLAY_HEIGHT = 640
 """Height of a 3-D replay on the page, pixels."""
+GIF_SIDE = 300
+"""Longer side of the map in a GIF, pixels; smaller than in a file, since notebooks keep it."""
 
 
 def show(
@@ -56,6 +58,7 @@ def show(
             title=title,
             other=other,
             other_title=other_title,
+            side=GIF_SIDE,
         )
         content = out.read_bytes()
     if kind != "html":

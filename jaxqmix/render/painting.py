@@ -32,6 +32,8 @@ NOTHING = 255
 
 HEADER, FOOTER, MARGIN = 44, 28, 8
 """Pixels above and below the maps, and around them."""
+FIGURES_WIDTH, KEY_WIDTH = 400, 470
+"""Pixels that the line of figures and the key are wide at most."""
 RECENT = 12
 """Steps of the trail that are drawn thick, and for which a mishap stays enlarged."""
 
@@ -203,7 +205,9 @@ class Sheet:
     def __init__(self, panels: list[Panel]) -> None:
         """Lays the panels out side by side and draws what never changes."""
         self.panels = panels
-        self.widths = [max(panel.map[1], 400) for panel in panels]
+        # Figures above a narrow map, and the key below all maps, need their room.
+        least = max(FIGURES_WIDTH, -(-KEY_WIDTH // len(panels)))
+        self.widths = [max(panel.map[1], least) for panel in panels]
         tallest = max(panel.map[0] for panel in panels)
         height = HEADER + tallest + FOOTER
         width = sum(self.widths) + MARGIN * (len(panels) + 1)
