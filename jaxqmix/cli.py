@@ -433,6 +433,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ConfigError as error:
         print(f"jaxqmix: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        # The reader, `head` perhaps, has seen enough; Python would complain again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         print("\njaxqmix: stopped", file=sys.stderr)
         sys.exit(130)

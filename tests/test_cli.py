@@ -37,13 +37,36 @@ def refused(capsys, *arguments: str) -> str:
         (["train", "quick", "--mode", "offline"], ["offline", "replay"]),
         (["train", "quick", "--env-steps", "639"], ["training.env_steps = 639", "640"]),
         (["train", "quick", "--episodes", "0"], ["training.episodes = 0"]),
+        (["train", "quick", "--seed", "1e3"], ["--seed = 1e3", "a whole number"]),
+        (["train", "quick", "--env.city-width", "x"], ["--env.city-width = x", "a number"]),
+        (["train", "quick", "--env.drones"], ["--env.drones misses a value"]),
+        (["train", "quick", "--domain.packet-loss", "0.1"], ["packet-loss misses a value", "2"]),
+        (["train", "quick", "--domain.packet-loss", "0", "x"], ["--domain.packet-loss = 0, x"]),
+        (["train", "quick", "--domain.packet-loss", "nan", "nan"], ["packet_loss = nan", "finite"]),
+        (["train", "quick", "--learner.gamma", "nan"], ["learner.gamma = nan", "finite"]),
+        (["train", "quick", "full"], ["preset = quick full", "give one"]),
+        (["train", "--seed", "3"], ["preset is missing"]),
+        (["train", "--seed", "3", "quick", "--env.drones", "0"], ["env.drones = 0"]),
+        (["train", "quick", "--preset", "full"], ["preset = full", "first word"]),
+        (["train", "quick", "--resume", "--out", "nowhere"], ["checkpoint = nowhere"]),
         (["evaluate"], ["run is missing"]),
         (["evaluate", "nowhere"], ["checkpoint = nowhere"]),
-        (["evaluate", "quick", "--planner", "gredy"], ["gredy", "greedy"]),
-        (["render", "nowhere", "--out", "x.foo"], ["out = x.foo", ".html"]),
+        (["evaluate", "quick"], ["run = quick", "preset", "jaxqmix train quick"]),
+        (["evaluate", "a", "b"], ["run = a b", "give one run"]),
+        (["evaluate", "--episodes", "3", "a", "b"], ["run = a b"]),
+        (["evaluate", "a", "-3"], ["-3 is not known"]),
+        (["evaluate", "nowhere", "--json", "."], ["json = .", "folder"]),
+        (["evaluate", "nowhere", "--trajectories", "a.txt"], ["trajectories = a.txt", ".npz"]),
+        (
+            ["evaluate", "quick", "--planner", "gredy"],
+            ["--planner = gredy", "one of greedy, lanes, random, voronoi\n"],
+        ),
+        (["render", "nowhere", "--out", "x.foo"], ["out = x.foo", ".png or .gif or .mp4 or .html"]),
         (["render", "nowhere"], ["out"]),
-        (["plot"], ["run", "at least one"]),
+        (["plot"], ["run is missing", "at least one"]),
         (["plot", "nowhere"], ["run = nowhere", "no metrics"]),
+        (["plot", "nowhere", "--out", "x.foo"], ["out = x.foo", ".png or .pdf or .svg"]),
+        (["plot", "nowhere", "--planner", "gredy"], ["--planner = gredy", "greedy, lanes"]),
     ],
 )
 def test_bad_input_gets_one_line(capsys, tmp_path, monkeypatch, arguments, words):
@@ -52,6 +75,69 @@ def test_bad_input_gets_one_line(capsys, tmp_path, monkeypatch, arguments, words
     for word in words:
         assert word in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "quick", "--out", "file"],
+        ["train", "quick", "--out", "file/run"],
+        ["evaluate", "nowhere", "--json", "file/report.json"],
+        ["evaluate", "nowhere", "--trajectories", "file/flights.npz"],
+        ["render", "nowhere", "--out", "file/swarm.gif"],
+        ["plot", "nowhere", "--out", "file/curves.png"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_places_that_cannot_be_written_are_refused_before_work(
+    capsys, tmp_path, monkeypatch, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("kept")
+    error = refused(capsys, *arguments)
+    assert f"{arguments[-2].lstrip('-')} = {arguments[-1]} is not allowed" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_used_and_foreign_folders_are_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("kept")
+    assert "it is not empty; add --resume" in refused(capsys, "train", "quick", "--out", ".")
+    error = refused(capsys, "train", "quick", "--out", ".", "--resume")
+    assert "must be a run's folder" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_wandb_is_asked_for_before_work(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    error = refused(capsys, "train", "quick", "--wandb", "swarms")
+    assert 'wandb = swarms needs Weights & Biases: pip install "jaxqmix[wandb]"' in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, capsys):
+    path = tmp_path / "folder" / "report.json"
+    cli.write(path, lambda part: part.write_text("first"))
+    assert capsys.readouterr().out == f"wrote {path}\n"
+
+    def interrupted(part):
+        part.write_text("sec")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cli.write(path, interrupted)
+    assert [file.name for file in path.parent.iterdir()] == ["report.json"]
+    assert path.read_text() == "first"
+
+
+@pytest.mark.parametrize("columns", ["1", "20", "nonsense"])
+def test_help_ends_in_terminals_of_any_width(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["evaluate", "--help"])
+    assert stop.value.code == 0 and "--episodes" in capsys.readouterr().out
 
 
 def test_every_setting_is_documented(capsys):
@@ -80,6 +166,15 @@ def test_help_does_not_load_jax():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert "train" in output.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of another kind")
+def test_a_reader_that_has_seen_enough_gets_no_traceback():
+    command = [sys.executable, "-m", "jaxqmix", "train", "quick", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_planners_are_evaluated_from_a_preset(capsys, tmp_path):

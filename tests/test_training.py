@@ -13,7 +13,7 @@ from board_events import events
 from PIL import Image
 
 import jaxqmix
-from jaxqmix import checkpoints
+from jaxqmix import checkpoints, runner
 from jaxqmix.config import (
     CheckpointConfig,
     ConfigError,
@@ -237,6 +237,16 @@ def test_a_used_folder_and_a_changed_swarm_are_refused(online_run, tmp_path):
     with pytest.raises(ConfigError, match="must be a run's folder"):
         train(TINY, tmp_path / "nothing", resume=True)
     assert not (tmp_path / "nothing").exists()
+
+
+def test_a_run_that_had_saved_nothing_resumes_at_its_start(tmp_path):
+    runner.make_folder(tmp_path, TINY)
+    assert runner.restore(tmp_path, trainer_of(TINY)) == (0, None)
+    with pytest.raises(ConfigError, match=r"training.mode = replay .* trained with online"):
+        runner.restore(tmp_path, trainer_of(REPLAY))
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ConfigError, match="must be a run's folder"):
+        runner.restore(tmp_path, trainer_of(TINY))
 
 
 def test_a_damaged_latest_falls_back_with_a_warning(tmp_path):
