@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +96,44 @@ def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState]:
     )
     require_found(bool(found), run)
     shape = _empty_like(trainer)
-    for step, folder in found:
-        check_settings(run, read_about(folder, run)["config"], to_dict(trainer.config))
+
+    def read(folder: Path) -> TrainState:
+        check_settings(run, read_about(folder)["config"], to_dict(trainer.config))
+        return _read(folder / "state", shape)
+
+    place, state = first_readable([folder for _, folder in found], read, run)
+    return int(place.name), trainer.place(state)
+
+
+def first_readable(
+    folders: Sequence[Path], read: Callable[[Path], Any], asked: Path
+) -> tuple[Path, Any]:
+    """The first checkpoint that can be read, and what was read; warns of those passed over.
+
+    Args:
+      folders: of checkpoints, the preferred one first.
+      read: reads one; a `CheckpointError` that it raises is final.
+      asked: the path that the user gave.
+
+    Raises:
+      CheckpointError: when none can be read.
+    """
+    damaged = []
+    for folder in folders:
         try:
-            state = _read(folder / "state", shape)
+            found = read(folder)
+        except CheckpointError:
+            raise
         except Exception as error:  # Orbax raises many kinds on a damaged file.
-            warnings.warn(f"checkpoint {folder} is damaged ({type(error).__name__})", stacklevel=2)
+            damaged.append(f"checkpoint {folder} is damaged ({type(error).__name__})")
             continue
-        return step, trainer.place(state)
-    raise CheckpointError(f"checkpoint = {run} is not allowed: every checkpoint there is damaged")
+        for message in damaged:
+            warnings.warn(message, stacklevel=3)
+        return folder, found
+    raise CheckpointError(
+        f"checkpoint = {asked} is not allowed: every checkpoint there is damaged or was not "
+        "written by jaxqmix"
+    )
 
 
 def require_found(found: bool, path: Path) -> None:
@@ -134,16 +164,10 @@ def _read(folder: Path, shape: Any) -> Any:
     return jax.tree.map(lambda leaf, like: leaf if like.size else like, stored, shape)
 
 
-def read_about(folder: Path, asked: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself; raises `CheckpointError` when it is not ours."""
-    try:
-        about = json.loads((folder / "about" / "metadata").read_text())
-        from_dict(about["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"checkpoint = {asked} is not allowed: {folder.name} is damaged or was not written by "
-            f"jaxqmix ({type(error).__name__})"
-        ) from None
+def read_about(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself; raises one of many errors when it is not ours."""
+    about = json.loads((folder / "about" / "metadata").read_text())
+    from_dict(about["config"])
     return about
 
 
@@ -188,13 +212,11 @@ def load(path: Path) -> tuple[RunConfig, Parameters, int]:
     Raises:
       CheckpointError: when it is missing, damaged or foreign.
     """
-    candidates = find(Path(path))
-    for folder in candidates:
-        about = read_about(folder, path)
+
+    def read(folder: Path) -> tuple[RunConfig, Parameters, int]:
+        about = read_about(folder)
         config = from_dict(about["config"])
         shape = _empty_like(make_trainer(config)).learner.average
-        try:
-            return config, _read(folder / "policy", shape), about["step"]
-        except Exception as error:  # Orbax raises many kinds on a damaged file.
-            warnings.warn(f"checkpoint {folder} is damaged ({type(error).__name__})", stacklevel=2)
-    raise CheckpointError(f"checkpoint = {path} is not allowed: every checkpoint there is damaged")
+        return config, _read(folder / "policy", shape), about["step"]
+
+    return first_readable(find(Path(path)), read, path)[1]

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import signal
+import warnings
 
 import chex
 import jax
@@ -261,6 +262,25 @@ def test_a_damaged_latest_falls_back_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="damaged"):
         step, _ = state_of(run, TINY)
     assert step == previous
+    (run / "checkpoints" / "latest" / "7" / "about" / "metadata").write_text("[]")
+    with pytest.warns(UserWarning, match=r"7 is damaged"):
+        jaxqmix.load_policy(run / "checkpoints" / "latest")
+
+
+def test_one_line_tells_that_nothing_can_be_read(tmp_path):
+    def damaged(folder):
+        raise OSError("cut short")
+
+    def of_another_run(folder):
+        raise checkpoints.CheckpointError("env.drones = 6 is not allowed")
+
+    folders = [tmp_path / "7", tmp_path / "5"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ConfigError, match="every checkpoint there is damaged"):
+            checkpoints.first_readable(folders, damaged, tmp_path)
+        with pytest.raises(ConfigError, match=r"env\.drones"):
+            checkpoints.first_readable(folders, of_another_run, tmp_path)
 
 
 def test_missing_and_foreign_checkpoints_are_refused(tmp_path):
