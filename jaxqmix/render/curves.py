@@ -119,7 +119,7 @@ def plot_runs(
         draw_planners(panels["over time"], planners or {})
         title, along = "coverage over time, final evaluation", "env step of an episode"
         finish_panel(panels["over time"], title, along, criteria["min_coverage"])
-        panels["over time"].legend(loc="lower right", frameon=False)
+        panels["over time"].legend(loc="best", frameon=False)
     figure.legend(
         *panels["coverage"].get_legend_handles_labels(),
         title="thin: training; dots: evaluations; star: final evaluation",
