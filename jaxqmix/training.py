@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxqmix.compilation import jit
+from jaxqmix.compilation import jit, materialise
 from jaxqmix.config import RunConfig, TrainingConfig, require
 from jaxqmix.distributed import (
     COPIED,
@@ -294,7 +294,8 @@ def train_chunk(
     swarms = refresh(refresh_key, state.swarms, env, policy, fresh)
     swarms, sequences, sums = rollout(rollout_key, swarms, policy, env, training.rollout)
     scale = config.learner.reward_scale * horizon
-    sequences = replace(sequences, reward=sequences.reward * scale)
+    # Kept: otherwise every minibatch is gathered from the pieces that the rollout joins.
+    sequences = materialise(replace(sequences, reward=sequences.reward * scale))
     learned, store, metrics = learn(
         learner_keys, state.learner, state.replay, sequences, learner, config, axis
     )
