@@ -198,67 +198,67 @@ def look(
     """
     radius = footprint_radius(position[:, 2], visibility)
     cell = jnp.floor(position[:, 1::-1] / config.cell_size).astype(jnp.int32)
-    reach = footprint_cells(config)
-    keys = jax.random.split(key, position.shape[0]) if config.sensing == "probabilistic" else None
+    starts = jax.vmap(_window_start, (0, None, None))(cell, footprint_cells(config), config)
+    if config.sensing == "probabilistic":
+        keys = jax.random.split(key, position.shape[0])
+        masks = jax.vmap(chance_mask, (0, 0, 0, None, 0, None))(
+            keys, position, radius, visibility, starts, config
+        )
+    else:
+        masks = jax.vmap(footprint_mask, (0, 0, 0, None))(position, radius, starts, config)
 
     # One drone after the other: two footprints may overlap, and a window update in place is far
     # cheaper than removing the overlap of every pair (benchmarks/hot_paths.py).
-    def one_drone(unseen: Unseen, drone: tuple) -> tuple[Unseen, jax.Array]:
-        position, radius, cell, key = drone
-        start = _window_start(cell, reach, config)
-        if key is None:
-            mask = footprint_mask(position, radius, start, config)
-        else:
-            mask = chance_mask(key, position, radius, visibility, start, config)
-        old = jax.lax.dynamic_slice(unseen.words, start, mask.shape)
-        words = jax.lax.dynamic_update_slice(unseen.words, old & ~mask, start)
-        new = old & mask
-        coarse = count_down(unseen.coarse, new, start, config)
-        return Unseen(words, coarse), jnp.sum(jax.lax.population_count(new), dtype=jnp.int32)
+    def one_drone(words: jax.Array, drone: tuple) -> tuple[jax.Array, jax.Array]:
+        mask, start = drone
+        old = jax.lax.dynamic_slice(words, start, mask.shape)
+        return jax.lax.dynamic_update_slice(words, old & ~mask, start), old & mask
 
-    unseen, newly = jax.lax.scan(one_drone, unseen, (position, radius, cell, keys))
-    return unseen, jnp.sum(newly)
+    words, new = jax.lax.scan(one_drone, unseen.words, (materialise(masks), starts))
+    coarse = count_down(unseen.coarse, new, starts, config)
+    return Unseen(words, coarse), jnp.sum(jax.lax.population_count(new), dtype=jnp.int32)
 
 
 def count_down(
     coarse: tuple[jax.Array, ...],
     new: jax.Array,
-    start: tuple[jax.Array, jax.Array],
+    starts: tuple[jax.Array, jax.Array],
     config: EnvConfig,
 ) -> tuple[jax.Array, ...]:
-    """Takes newly seen bits [rows, words] from the counts of the coarse blocks they lie in."""
+    """Takes newly seen bits from the counts of the coarse blocks they lie in.
+
+    Args:
+      coarse: the padded counts of every level.
+      new: [N, rows, words], newly seen bits of each drone; none is seen by two.
+      starts: [N] and [N], first row and word of each drone's window.
+      config: static sizes.
+    """
     row_margin, word_margin = margins(config)
-    first_row, first_column = start[0] - row_margin, (start[1] - word_margin) * WORD
-    halves = jnp.stack([new & 0xFFFF, new >> 16], axis=-1).reshape(new.shape[0], -1)
-    counts = jax.lax.population_count(halves).astype(jnp.int32)
-    updated, finer = [], 1
-    column_step = FIRST_COARSE
+    row, column = starts[0] - row_margin, (starts[1] - word_margin) * WORD
+    halves = jnp.stack([new & 0xFFFF, new >> 16], axis=-1).reshape(*new.shape[:2], -1)
+    counts = materialise(jax.lax.population_count(halves).astype(jnp.int32))
+    updated, row_step, column_step = [], 1, FIRST_COARSE
     for level, block in zip(coarse, coarse_blocks(config), strict=True):
-        rows = -(-(counts.shape[0] - 1) // (block // finer)) + 1
-        counts = _gather_rows(counts, first_row, finer, block, rows)
+        counts = _sum_aligned(counts, row, row_step, block)
         if block > column_step:
-            columns = -(-(counts.shape[1] - 1) // (block // column_step)) + 1
-            counts = _gather_rows(counts.T, first_column, column_step, block, columns).T
-            column_step = block
+            counts = _sum_aligned(counts.swapaxes(1, 2), column, column_step, block).swapaxes(1, 2)
+        row, column = row // block * block, column // block * block
+        row_step = column_step = block
         margin = coarse_margin(block, config)
-        corner = (first_row // block + margin, first_column // block + margin)
-        old = jax.lax.dynamic_slice(level, corner, counts.shape)
-        updated.append(jax.lax.dynamic_update_slice(level, old - counts, corner))
-        first_row, first_column, finer = (
-            first_row // block * block,
-            first_column // block * block,
-            block,
-        )
+        rows = (row // block + margin)[:, None, None] + jnp.arange(counts.shape[1])[:, None]
+        columns = (column // block + margin)[:, None, None] + jnp.arange(counts.shape[2])
+        updated.append(level.at[rows, columns].add(-counts, mode="promise_in_bounds"))
     return tuple(updated)
 
 
-def _gather_rows(
-    counts: jax.Array, first: jax.Array, step: int, block: int, blocks: int
-) -> jax.Array:
-    """Sums rows, `step` cells apart from cell `first`, into aligned blocks of `block` cells."""
-    index = (first + step * jnp.arange(counts.shape[0])) // block - first // block
-    member = index[None, :] == jnp.arange(blocks)[:, None]
-    return jnp.sum(jnp.where(member[:, :, None], counts[None], 0), axis=1)
+def _sum_aligned(counts: jax.Array, first: jax.Array, step: int, block: int) -> jax.Array:
+    """Sums the rows of counts [N, rows, columns], `step` cells apart from cell `first` [N], into
+    aligned blocks of `block` cells."""
+    blocks = -(-(counts.shape[1] - 1) // (block // step)) + 1
+    index = (first[:, None] + step * jnp.arange(counts.shape[1])) // block
+    member = (index - first[:, None] // block)[:, None, :] == jnp.arange(blocks)[:, None]
+    chosen = jnp.where(materialise(member)[..., None], counts[:, None], 0)
+    return materialise(jnp.sum(chosen, axis=2))
 
 
 def fine_window(unseen: Unseen, cell: jax.Array, config: EnvConfig) -> jax.Array:
