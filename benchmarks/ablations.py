@@ -7,56 +7,45 @@ reward without its weight. Saves after every variant; variants that the file hol
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from common import RESULTS, save
-from rich.console import Console
-from rich.table import Table
+from common import parse, parser, save, show, with_settings, with_training
 
 from jaxqmix.compilation import enable_cache
 from jaxqmix.config import RunConfig
-from jaxqmix.distributed import use_all_cores
 from jaxqmix.env.observation import groups
 from jaxqmix.env.urban_grid import UrbanGrid
-from jaxqmix.evaluation import METRICS, SELECTION, evaluator
+from jaxqmix.evaluation import METRICS, SELECTION, evaluator, summarise
 from jaxqmix.presets import PRESETS, preset
 from jaxqmix.training import make_trainer
-
-RESAMPLES = 2000
-
-
-def changed(config: RunConfig, section: str, **changes: Any) -> RunConfig:
-    """The config with other settings in a section."""
-    part = dataclasses.replace(getattr(config, section), **changes)
-    return dataclasses.replace(config, **{section: part})
 
 
 def without_term(config: RunConfig, name: str) -> RunConfig:
     """The config with a reward term's weight set to 0."""
     reward = dataclasses.replace(config.domain.reward, **{name: 0.0})
-    return changed(config, "domain", reward=reward)
+    return with_settings(config, "domain", reward=reward)
 
 
 def variants(base: RunConfig) -> dict[str, RunConfig]:
     """Every variant by name; the first is the preset itself."""
     table = {
         "as it is": base,
-        "vdn": changed(base, "learner", mixer="vdn"),
-        "iql": changed(base, "learner", mixer="iql"),
-        "replay": changed(base, "training", mode="replay"),
-        "gru": changed(base, "learner", network="gru"),
-        "raw weights": changed(base, "learner", average_decay=0.0),
-        "target network": changed(base, "learner", target_update=0.05),
-        "one step (lambda 0)": changed(base, "learner", trace=0.0),
-        "ends at 95 %": changed(base, "training", coverage_target=base.env.coverage_target),
+        "vdn": with_settings(base, "learner", mixer="vdn"),
+        "iql": with_settings(base, "learner", mixer="iql"),
+        "replay": with_settings(base, "training", mode="replay"),
+        "gru": with_settings(base, "learner", network="gru"),
+        "raw weights": with_settings(base, "learner", average_decay=0.0),
+        "target network": with_settings(base, "learner", target_update=0.05),
+        "one step (lambda 0)": with_settings(base, "learner", trace=0.0),
+        "ends at 95 %": with_settings(base, "training", coverage_target=base.env.coverage_target),
     }
     for name in groups(base.env):
-        table[f"without {name}"] = changed(base, "env", blind_to=(name,))
+        table[f"without {name}"] = with_settings(base, "env", blind_to=(name,))
     for name in ("bonus", "conflict", "building_hit", "violation", "energy"):
         table[f"without reward {name}"] = without_term(base, name)
     return table
@@ -80,60 +69,57 @@ def train_seeds(config: RunConfig, seeds: int, episodes: int) -> list[dict[str, 
 
 def summary(name: str, reports: list[dict[str, float]]) -> dict[str, Any]:
     """Means over seeds with 95 % bootstrap intervals."""
-    generator = np.random.default_rng(0)
-    chosen = generator.integers(0, len(reports), (RESAMPLES, len(reports)))
-    row: dict[str, Any] = {"variant": name, "seeds": len(reports), "per_seed": reports}
-    for metric in METRICS:
-        values = np.array([report[metric] for report in reports])
-        low, high = np.quantile(values[chosen].mean(axis=1), [0.025, 0.975])
-        row[metric] = float(values.mean())
-        row[f"{metric}_ci95"] = [float(low), float(high)]
-    return row
+    figures = {metric: [report[metric] for report in reports] for metric in METRICS}
+    row = {"variant": name, "seeds": len(reports), "per_seed": reports}
+    return row | summarise(figures)
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def show_rows(rows: list[dict[str, Any]]) -> None:
     """Prints the table."""
-    table = Table("variant", "coverage", "t90", "collisions", "collided drones", "violations")
 
     def cell(row: dict[str, Any], name: str, form: str) -> str:
         low, high = row[f"{name}_ci95"]
         return f"{form.format(row[name])} ({form.format(low)} to {form.format(high)})"
 
-    for row in rows:
-        table.add_row(
-            row["variant"], cell(row, "coverage", "{:.1%}"), cell(row, "t90", "{:.1f}"),
-            cell(row, "collision_rate", "{:.3%}"), cell(row, "collided_drones", "{:.1%}"),
-            cell(row, "violation_rate", "{:.3%}"),
-        )  # fmt: skip
-    Console(width=150).print(table)
+    forms = {"coverage": "{:.1%}", "t90": "{:.1f}", "collision_rate": "{:.3%}",
+             "collided_drones": "{:.1%}", "violation_rate": "{:.3%}"}  # fmt: skip
+    show(
+        "Final policies flown to the horizon, 95 % intervals over seeds",
+        ("variant", *(name.replace("_", " ") for name in forms)),
+        [(row["variant"], *(cell(row, *item) for item in forms.items())) for row in rows],
+    )
+
+
+def kept_rows(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows that the file holds from the same preset, budget and number of seeds and episodes."""
+    if not path.exists():
+        return []
+    before = json.loads(path.read_text())["results"]
+    same = all(before.get(name) == value for name, value in about.items())
+    return before["rows"] if same else []
 
 
 def main() -> None:
     """Trains, evaluates, shows and saves."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="quick", choices=list(PRESETS))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budget", type=int, default=200_000, help="env steps")
-    parser.add_argument("--episodes", type=int, default=128, help="of each evaluation")
-    parser.add_argument("--only", nargs="*", help="these variants")
-    parser.add_argument("--name", default="ablations", help="of the result file")
-    arguments = parser.parse_args()
+    line = parser(__doc__)
+    line.add_argument("--preset", default="quick", choices=list(PRESETS))
+    line.add_argument("--seeds", type=int, default=5)
+    line.add_argument("--budget", type=int, default=200_000, help="env steps")
+    line.add_argument("--episodes", type=int, default=128, help="of each evaluation")
+    line.add_argument("--only", nargs="*", help="these variants")
+    line.add_argument("--name", default="ablations", help="of the result file")
+    arguments = parse(line)
     enable_cache()
-    use_all_cores()
-    base = changed(preset(arguments.preset), "training", env_steps=arguments.budget)
-    path = RESULTS / f"{arguments.name}.json"
-    same = {"preset": arguments.preset, "budget": arguments.budget}
-    rows = []
-    if path.exists():
-        before = json.loads(path.read_text())["results"]
-        rows = before["rows"] if {name: before[name] for name in same} == same else []
+    base = with_training(preset(arguments.preset), env_steps=arguments.budget)
+    about = {name: getattr(arguments, name) for name in ("preset", "budget", "seeds", "episodes")}
+    rows = kept_rows(arguments.out / f"{arguments.name}.json", about)
     for name, config in variants(base).items():
         if any(row["variant"] == name for row in rows) or name not in (arguments.only or [name]):
             continue
         rows.append(summary(name, train_seeds(config, arguments.seeds, arguments.episodes)))
-        save(arguments.name, same | {"episodes": arguments.episodes, "rows": rows})
-        show(rows[-1:])
-    show(rows)
+        save(arguments.name, about | {"rows": rows}, arguments.out)
+        show_rows(rows[-1:])
+    show_rows(rows)
 
 
 if __name__ == "__main__":

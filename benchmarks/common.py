@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -152,14 +153,20 @@ class CompileClock:
         return total
 
 
+def with_settings(config: RunConfig, section: str, **changes: Any) -> RunConfig:
+    """The run with other settings in a section."""
+    part = dataclasses.replace(getattr(config, section), **changes)
+    return dataclasses.replace(config, **{section: part})
+
+
 def with_env(config: RunConfig, **changes: Any) -> RunConfig:
     """The run with other settings of its world."""
-    return dataclasses.replace(config, env=dataclasses.replace(config.env, **changes))
+    return with_settings(config, "env", **changes)
 
 
 def with_training(config: RunConfig, **changes: Any) -> RunConfig:
     """The run with other training settings."""
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, **changes))
+    return with_settings(config, "training", **changes)
 
 
 def chained(step: Callable[[Any], Any], state: Any) -> Callable[[], Any]:
@@ -209,7 +216,10 @@ def save(name: str, results: Any, folder: Path = RESULTS) -> Path:
     """Writes FOLDER/NAME.json with the machine beside the results."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
+    text = json.dumps({"machine": machine(), "results": results}, indent=2)
+    # A list of numbers is one line.
+    text = re.sub(r"\[[^\[\]{}\"]*\]", lambda found: " ".join(found[0].split()), text)
+    path.write_text(text + "\n")
     print(f"wrote {path}")
     return path
 

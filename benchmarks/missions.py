@@ -8,7 +8,6 @@ other presets and modes that the file already holds are kept.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import tempfile
@@ -17,15 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import RESULTS, machine, save, with_training
-from rich.console import Console
-from rich.table import Table
+from common import machine, parse, parser, save, show, with_training
 
 from jaxqmix import api
 from jaxqmix.compilation import enable_cache
 from jaxqmix.config import RunConfig
-from jaxqmix.distributed import use_all_cores
-from jaxqmix.evaluation import METRICS, evaluator
+from jaxqmix.evaluation import METRICS, evaluator, summarise
 from jaxqmix.planners import PLANNERS
 from jaxqmix.presets import PRESETS, preset
 from jaxqmix.runner import Listener, train
@@ -50,14 +46,15 @@ class Stopwatch(Listener):
 
 
 def reached(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
-    """When the criteria were first met several times in a row, and whether they held to the end."""
+    """When the criteria were met so many times in a row, and whether they held to the end."""
     periodic = [e for e in evaluations if not e["final"]]
     met = [e["met"] for e in periodic]
-    first = next((i for i in range(len(met) - IN_A_ROW + 1) if all(met[i : i + IN_A_ROW])), None)
+    rows = (i for i in range(IN_A_ROW - 1, len(met)) if all(met[i - IN_A_ROW + 1 : i + 1]))
+    at = next(rows, None)
     late = periodic[-max(1, round(STABLE * len(periodic))) :]
     return {
-        "seconds_to_criteria": None if first is None else periodic[first]["seconds"],
-        "env_steps_to_criteria": None if first is None else periodic[first]["env_steps"],
+        "seconds_to_criteria": None if at is None else periodic[at]["seconds"],
+        "env_steps_to_criteria": None if at is None else periodic[at]["env_steps"],
         "stable": all(e["met"] for e in late),
     }
 
@@ -96,50 +93,49 @@ def train_seed(config: RunConfig, folder: Path) -> dict[str, Any]:
 
 def over_seeds(reports: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over seeds with bootstrap intervals, the worst seeds, and how many met the criteria."""
-    generator = np.random.default_rng(0)
-    chosen = generator.integers(0, len(reports), (2000, len(reports)))
-    summary: dict[str, Any] = {"seeds": len(reports)}
-
-    def add(name: str, values: list[float]) -> None:
-        array = np.array(values, float)
-        summary[name] = float(array.mean())
-        interval = np.quantile(array[chosen].mean(axis=1), [0.025, 0.975])
-        summary[f"{name}_ci95"] = [float(bound) for bound in interval]
-        summary[f"{name}_range"] = [float(array.min()), float(array.max())]
-
-    for name in (*METRICS, "seconds"):
-        add(name, [report[name] for report in reports])
+    figures = {name: [report[name] for report in reports] for name in (*METRICS, "seconds")}
     for name in ("coverage", "t90"):
-        add(f"horizon_{name}", [report["to_the_horizon"][name] for report in reports])
+        figures[f"horizon_{name}"] = [report["to_the_horizon"][name] for report in reports]
     for name in ("seconds_to_criteria", "env_steps_to_criteria"):
-        if all(report[name] is not None for report in reports):
-            add(name, [report[name] for report in reports])
-    summary["met"] = sum(all(report["success"].values()) for report in reports)
-    summary["stable"] = sum(report["stable"] for report in reports)
-    return summary
+        figures[name] = [report[name] for report in reports]
+        if None in figures[name]:
+            del figures[name]
+    ranges = {f"{name}_range": [min(values), max(values)] for name, values in figures.items()}
+    return {
+        "seeds": len(reports),
+        **summarise(figures, tuple(figures)),
+        **ranges,
+        "met": sum(all(report["success"].values()) for report in reports),
+        "stable": sum(report["stable"] for report in reports),
+    }
 
 
-def show(results: list[dict[str, Any]]) -> None:
+def show_rows(rows: list[dict[str, Any]]) -> None:
     """Prints the table."""
-    table = Table("mission", "policy", "coverage", "at the horizon", "t90", "collisions",
-                  "collided drones", "violations", "return", "success", "seeds met")  # fmt: skip
-    for row in results:
-        horizon = row.get("horizon_coverage", row.get("to_the_horizon", {}).get("coverage", 0.0))
-        table.add_row(
-            row["preset"], row["policy"], f"{row['coverage']:.1%}", f"{horizon:.1%}",
-            f"{row['t90']:.1f}", f"{row['collision_rate']:.3%}", f"{row['collided_drones']:.2%}",
-            f"{row['violation_rate']:.3%}", f"{row['return']:.3f}",
-            f"{row['mission_success']:.1%}", str(row.get("met", "")),
-        )  # fmt: skip
-    Console(width=140).print(table)
+
+    def horizon(row: dict[str, Any]) -> float:
+        return row["horizon_coverage"] if "seeds" in row else row["to_the_horizon"]["coverage"]
+
+    show(
+        "256 unseen cities; QMIX is the mean over seeds",
+        ("mission", "policy", "coverage", "at the horizon", "t90", "collisions",
+         "collided drones", "violations", "return", "success", "seeds met"),
+        [
+            (row["preset"], row["policy"], f"{row['coverage']:.1%}", f"{horizon(row):.1%}",
+             f"{row['t90']:.1f}", f"{row['collision_rate']:.3%}", f"{row['collided_drones']:.2%}",
+             f"{row['violation_rate']:.3%}", f"{row['return']:.3f}",
+             f"{row['mission_success']:.1%}", str(row.get("met", "")))
+            for row in rows
+        ],
+    )  # fmt: skip
 
 
-def merged(name: str, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def merged(path: Path, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The results with those of other presets and policies that the file already holds."""
-    path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text())["results"] if path.exists() else []
     new = {(row["preset"], row["policy"]) for row in results}
-    return [row for row in before if (row["preset"], row["policy"]) not in new] + results
+    rows = [row for row in before if (row["preset"], row["policy"]) not in new] + results
+    return sorted(rows, key=lambda row: list(PRESETS).index(row["preset"]))
 
 
 COLOURS = {
@@ -198,38 +194,39 @@ def band(axes: Any, x: np.ndarray, curves: np.ndarray, style: dict[str, str]) ->
 
 def main() -> None:
     """Trains, evaluates, shows and saves."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--presets", nargs="+", default=["quick"], choices=list(PRESETS))
-    parser.add_argument("--modes", nargs="*", default=["online"], choices=["online", "replay"])
-    parser.add_argument("--planners", nargs="*", default=list(PLANNERS), choices=list(PLANNERS))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budget", type=int, help="env steps; the preset's by default")
-    parser.add_argument("--name", default="missions", help="of the result file")
-    parser.add_argument("--runs", type=Path, help="keep the runs' folders here")
-    arguments = parser.parse_args()
+    line = parser(__doc__)
+    line.add_argument("--presets", nargs="+", default=["quick"], choices=list(PRESETS))
+    line.add_argument("--modes", nargs="*", default=["online"], choices=["online", "replay"])
+    line.add_argument("--planners", nargs="*", default=list(PLANNERS), choices=list(PLANNERS))
+    line.add_argument("--seeds", type=int, default=5)
+    line.add_argument("--budget", type=int, help="env steps; the preset's by default")
+    line.add_argument("--name", default="missions", help="of the result file")
+    line.add_argument("--runs", type=Path, help="keep the runs' folders here")
+    arguments = parse(line)
     enable_cache()
-    use_all_cores()
-    machine_now = machine()
     with tempfile.TemporaryDirectory() as folder:
-        runs = arguments.runs or Path(folder)
         for name in arguments.presets:
             results = [
                 {"preset": name, "policy": planner, **fly_planner(planner, preset(name))}
                 for planner in arguments.planners
             ]
             for mode in arguments.modes:
-                reports = []
-                for seed in range(arguments.seeds):
-                    config = with_training(preset(name), mode=mode, seed=seed)
-                    if arguments.budget:
-                        config = with_training(config, env_steps=arguments.budget, episodes=None)
-                    reports.append(train_seed(config, runs / f"{name}-{mode}-{seed}"))
+                config = with_training(preset(name), mode=mode)
+                if arguments.budget:
+                    config = with_training(config, env_steps=arguments.budget, episodes=None)
+                runs = (arguments.runs or Path(folder)) / f"{name}-{mode}"
+                reports = [
+                    train_seed(
+                        with_training(config, seed=seed), runs.with_name(f"{runs.name}-{seed}")
+                    )
+                    for seed in range(arguments.seeds)
+                ]
                 row = {"preset": name, "policy": f"qmix {mode}", **over_seeds(reports)}
-                results.append(row | {"machine": machine_now, "per_seed": reports})
-            rows = merged(arguments.name, results)
-            save(arguments.name, rows)
-            show(rows)
-            draw(rows, RESULTS / f"{arguments.name}.png")
+                results.append(row | {"machine": machine(), "per_seed": reports})
+            rows = merged(arguments.out / f"{arguments.name}.json", results)
+            save(arguments.name, rows, arguments.out)
+            show_rows(rows)
+            draw(rows, arguments.out / f"{arguments.name}.png")
 
 
 if __name__ == "__main__":

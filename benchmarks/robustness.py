@@ -6,27 +6,19 @@ wind, visibility, building density, no-fly zones; everything else is drawn as in
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import save
-from rich.console import Console
-from rich.table import Table
+from common import parse, parser, save, show
 
 from jaxqmix import api
 from jaxqmix.compilation import enable_cache, jit
-from jaxqmix.distributed import (
-    COPIED,
-    SPREAD,
-    make_mesh,
-    on_each_device,
-    use_all_cores,
-)
+from jaxqmix.distributed import COPIED, SPREAD, make_mesh, on_each_device
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import EVALUATION, METRICS
 from jaxqmix.planners import PLANNERS
@@ -61,7 +53,9 @@ class Fixed(UrbanGrid):
         )
 
 
-def flights(env: UrbanGrid, policy: Policy, episodes: int):
+def flights(
+    env: UrbanGrid, policy: Policy, episodes: int
+) -> Callable[[dict[str, float]], dict[str, float]]:
     """A compiled `fly(values) -> metrics`, means over the episodes."""
     mesh = make_mesh(lambda devices: episodes % devices == 0)
 
@@ -87,40 +81,38 @@ def with_zones(flyer: api.Flyer, zones: int) -> UrbanGrid:
 
 def main() -> None:
     """Flies, shows and saves."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of a trained run")
-    parser.add_argument("--planner", default="lanes", choices=PLANNERS)
-    parser.add_argument("--episodes", type=int, default=64)
-    parser.add_argument("--name", default="robustness", help="of the result file")
-    arguments = parser.parse_args()
+    line = parser(__doc__)
+    line.add_argument("run", type=Path, help="folder of a trained run")
+    line.add_argument("--planner", default="lanes", choices=PLANNERS)
+    line.add_argument("--episodes", type=int, default=64)
+    line.add_argument("--name", default="robustness", help="of the result file")
+    arguments = parse(line)
     enable_cache()
-    use_all_cores()
     trained = api.load_policy(arguments.run)
-    flyers = [trained, api.scripted(arguments.planner, trained.config)]
-    results = []
-    for flyer in flyers:
+    rows = []
+    for flyer in (trained, api.scripted(arguments.planner, trained.config)):
+
+        def add(condition: str, value: float, metrics: dict[str, float], policy=flyer.name) -> None:
+            rows.append({"policy": policy, "condition": condition, "value": value, **metrics})
+
         fly = flights(flyer.env, flyer.policy, arguments.episodes)
         for name, values in SWEEPS.items():
             for value in values:
-                results.append(
-                    {"policy": flyer.name, "condition": name, "value": value, **fly({name: value})}
-                )
+                add(name, value, fly({name: value}))
         for zones in ZONES:
             fly = flights(with_zones(flyer, zones), flyer.policy, arguments.episodes)
-            results.append(
-                {"policy": flyer.name, "condition": "no_fly_zones", "value": zones, **fly({})}
-            )
-    table = Table("condition", "value", "policy", "coverage", "t90", "collisions", "violations")
-    for row in sorted(results, key=lambda row: (row["condition"], row["value"])):
-        table.add_row(
-            row["condition"], f"{row['value']:g}", row["policy"], f"{row['coverage']:.1%}",
-            f"{row['t90']:.1f}", f"{row['collision_rate']:.3%}", f"{row['violation_rate']:.3%}",
-        )  # fmt: skip
-    Console(width=120).print(table)
-    save(
-        arguments.name,
-        {"preset": trained.config.preset, "episodes": arguments.episodes, "rows": results},
-    )
+            add("no_fly_zones", zones, fly({}))
+    show(
+        f"{trained.config.preset}, {arguments.episodes} unseen cities for each condition",
+        ("condition", "value", "policy", "coverage", "t90", "collisions", "violations"),
+        [
+            (row["condition"], f"{row['value']:g}", row["policy"], f"{row['coverage']:.1%}",
+             f"{row['t90']:.1f}", f"{row['collision_rate']:.3%}", f"{row['violation_rate']:.3%}")
+            for row in sorted(rows, key=lambda row: (row["condition"], row["value"]))
+        ],
+    )  # fmt: skip
+    about = {"preset": trained.config.preset, "episodes": arguments.episodes}
+    save(arguments.name, about | {"rows": rows}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -51,7 +51,6 @@ def evaluator(
       `evaluate(argument, seed)`: metrics per episode [E] and `coverage_over_time` [E, T + 1], and
       recorded episodes or None. The same seed flies the same cities for every policy.
     """
-
     mesh = make_mesh(lambda devices: episodes % devices == 0)
 
     def fly(argument: Any, keys: jax.Array) -> tuple[dict[str, jax.Array], Episode | None]:
@@ -70,14 +69,18 @@ def evaluator(
     return evaluate
 
 
-def summarise(metrics: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Means over episodes, and `METRIC_ci95: [low, high]` by bootstrap over episodes."""
-    generator = np.random.default_rng(0)
-    count = len(next(iter(metrics.values())))
-    resamples = generator.integers(0, count, (RESAMPLES, count))
+def summarise(metrics: dict[str, Any], names: Sequence[str] = METRICS) -> dict[str, Any]:
+    """Means over episodes (or seeds), and `METRIC_ci95: [low, high]` by bootstrap over them.
+
+    Args:
+      metrics: [E] each.
+      names: of the metrics to summarise.
+    """
     summary: dict[str, Any] = {}
-    for name in METRICS:
+    for name in names:
         values = np.asarray(metrics[name], np.float64)
+        # The same draw for every metric and policy.
+        resamples = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
         low, high = np.quantile(values[resamples].mean(axis=1), [0.025, 0.975])
         summary[name] = float(values.mean())
         summary[f"{name}_ci95"] = [float(low), float(high)]

@@ -158,16 +158,16 @@ def rollout(
     def body(swarms: Swarms, keys: jax.Array) -> tuple[Swarms, tuple]:
         swarms = replace(swarms, state=replace(swarms.state, city=city))
         after, actions = fly_step(keys, swarms, policy, env)
-        output = (swarms.timestep.observation, actions, after.timestep, ~swarms.done)
+        output = (actions, after.timestep, ~swarms.done)
         return replace(after, state=replace(after.state, city=None)), output
 
     first = replace(swarms, state=replace(swarms.state, city=None))
-    last, (observation, actions, timestep, valid) = jax.lax.scan(
+    last, (actions, timestep, valid) = jax.lax.scan(
         body, first, jax.random.split(key, (steps, swarms.done.shape[0]))
     )
-    final = last.timestep.observation
+    before, later = swarms.timestep.observation, timestep.observation
     sequences = Sequences(
-        observation=jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), observation, final),
+        observation=jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), before, later),
         actions=actions,
         reward=timestep.reward,
         terminated=timestep.terminated,

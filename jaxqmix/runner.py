@@ -165,7 +165,7 @@ class Run:
         check_folder(folder, resume)
         self.trainer: Trainer = make_trainer(config)
         self.step, self.state = restore(folder, self.trainer) if resume else (0, None)
-        memory = memory_needed(config)
+        memory = memory_needed(self.trainer)
         require_memory(memory, device_memory())
         listener.begun(config, self.step, memory)
         if self.state is None:

@@ -205,13 +205,13 @@ def make_parts(config: RunConfig, axis: str | None) -> tuple[UrbanGrid, Learner]
     return env, learner
 
 
-def memory_needed(config: RunConfig) -> dict[str, int]:
+def memory_needed(trainer: Trainer) -> dict[str, int]:
     """Bytes that a run will hold, by part, without allocating anything.
 
     `swarms`, `replay` and `learner` stay; `rollout` is one batch of sequences, and `update` the
     activations and gradients of one minibatch, at most once each.
     """
-    env, learner = make_parts(config, axis=None)
+    config, env, learner = trainer.config, trainer.env, trainer.learner
     state = jax.eval_shape(lambda: begin_training(0, config, env, learner))
     sequences = sequence_shapes(config, env, learner, state.swarms)
     drawn = 1 if config.training.mode == "online" else config.replay.batch / config.training.swarms

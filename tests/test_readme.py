@@ -9,26 +9,18 @@ import jax
 import pytest
 
 from jaxqmix import cli, compilation, presets
-from jaxqmix.config import (
-    CheckpointConfig,
-    EnvConfig,
-    EvaluationConfig,
-    LearnerConfig,
-    ReplayConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from jaxqmix.config import CheckpointConfig, EvaluationConfig
+from jaxqmix.validate import MISSION
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [
     line for _, block in BLOCKS for line in block.splitlines() if line.startswith("jaxqmix ")
 ]
-TINY = RunConfig(
-    env=EnvConfig(drones=2, city_width=400.0, city_length=320.0, horizon=10, no_fly_zones=1),
-    learner=LearnerConfig(hidden=16, mixing_width=4, minibatches=2),
-    replay=ReplayConfig(capacity=32, warmup=16, batch=8),
-    training=TrainingConfig(env_steps=80, swarms=8, rollout=5),
+TINY = dataclasses.replace(
+    MISSION,
+    env=dataclasses.replace(MISSION.env, horizon=10),
+    training=dataclasses.replace(MISSION.training, env_steps=80),
     evaluation=EvaluationConfig(every_episodes=4, episodes=2, final_episodes=2),
     checkpoint=CheckpointConfig(every_episodes=4),
 )

@@ -15,26 +15,15 @@ from PIL import Image
 
 import jaxqmix
 from jaxqmix import checkpoints, runner
-from jaxqmix.config import (
-    CheckpointConfig,
-    ConfigError,
-    EnvConfig,
-    EvaluationConfig,
-    LearnerConfig,
-    ReplayConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from jaxqmix.config import CheckpointConfig, ConfigError, EvaluationConfig
 from jaxqmix.metrics import read
 from jaxqmix.runner import Listener, train
 from jaxqmix.training import exploration_rate, make_trainer, memory_needed, require_memory
+from jaxqmix.validate import MISSION
 
-TINY = RunConfig(
+TINY = dataclasses.replace(
+    MISSION,
     preset="tiny",
-    env=EnvConfig(drones=2, city_width=400.0, city_length=320.0, horizon=20, no_fly_zones=1),
-    learner=LearnerConfig(hidden=16, mixing_width=4, minibatches=2),
-    replay=ReplayConfig(capacity=32, warmup=16, batch=8),
-    training=TrainingConfig(env_steps=480, swarms=8, rollout=5, epsilon_decay_steps=200),
     evaluation=EvaluationConfig(every_episodes=8, episodes=4, final_episodes=4),
     checkpoint=CheckpointConfig(every_episodes=4),
 )
@@ -294,11 +283,11 @@ def test_missing_and_foreign_checkpoints_are_refused(tmp_path):
 
 def test_memory_is_counted_before_it_is_taken():
     """The estimate of what stays equals what is allocated; a run that cannot fit is refused."""
-    needed = memory_needed(REPLAY)
+    needed = memory_needed(trainer_of(REPLAY))
     state = trainer_of(REPLAY).initialise(0)
     assert needed["replay"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.replay))
     assert needed["swarms"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.swarms))
-    assert memory_needed(TINY)["replay"] == 0
+    assert memory_needed(trainer_of(TINY))["replay"] == 0
     require_memory(needed, None)
     require_memory(needed, sum(needed.values()))
     with pytest.raises(ConfigError, match=r"memory = .* lower replay.capacity"):

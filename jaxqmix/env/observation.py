@@ -150,13 +150,16 @@ def observe(state: State, params: EnvParams, noise: jax.Array, config: EnvConfig
     own = jax.vmap(own_features, (0, 0, 0, 0, 0, None, None, None))(
         state.position, observed, state.last_action, state.link, available, state, params, config,
     )  # fmt: skip
-    unseen = jax.vmap(unseen_views, (None, 0, None))(state.unseen, true_cell, config)
+    cell = jnp.floor(true_cell).astype(jnp.int32)
+    window = jax.vmap(fine_window, (None, 0, None))(state.unseen, cell, config)
+    unseen = jax.vmap(unseen_views, (None, 0, 0, None))(state.unseen, window, true_cell, config)
+    unseen = materialise(unseen)
     parts = [
         own,
         ~strikes(repeated)[:, :HOVER],
         jax.vmap(obstacle_patch, (None, 0, None))(state.city, state.position, config),
-        jax.vmap(gains, (None, 0, None, None))(
-            state.unseen, state.position, params.visibility, config
+        jax.vmap(gains, (0, 0, 0, None, None))(
+            window, cell, state.position, params.visibility, config
         ),
         unseen,
         own_share(unseen, observed, config),
@@ -221,11 +224,21 @@ def obstacle_patch(city: City, position: jax.Array, config: EnvConfig) -> jax.Ar
 
 
 def gains(
-    unseen: Unseen, position: jax.Array, visibility: jax.Array, config: EnvConfig
+    window: jax.Array,
+    cell: jax.Array,
+    position: jax.Array,
+    visibility: jax.Array,
+    config: EnvConfig,
 ) -> jax.Array:
-    """What a look would newly see, flat: after each action, and further along each heading."""
-    cell = jnp.floor(position[1::-1] / config.cell_size).astype(jnp.int32)
-    window = fine_window(unseen, cell, config)
+    """What a look would newly see, flat: after each action, and further along each heading.
+
+    Args:
+      window: [32], of `fine_window` around `cell`.
+      cell: [2], the drone's row and column.
+      position: [3], metres.
+      visibility: [], 0 to 1.
+      config: static sizes.
+    """
     moves = displacements(config)
     further = [moves[:HEADINGS] * count for count in AHEAD]
     ends = position + jnp.concatenate([moves, *further])
@@ -263,9 +276,11 @@ def own_share(unseen: jax.Array, observed: jax.Array, config: EnvConfig) -> jax.
     return jnp.concatenate(parts, axis=-1)
 
 
-def unseen_views(unseen: Unseen, place: jax.Array, config: EnvConfig) -> jax.Array:
-    """All views of the unseen area around a place [2] (row, column in cells), flat."""
-    window = fine_window(unseen, jnp.floor(place).astype(jnp.int32), config)
+def unseen_views(
+    unseen: Unseen, window: jax.Array, place: jax.Array, config: EnvConfig
+) -> jax.Array:
+    """All views of the unseen area around a place [2] (row, column in cells), flat; `window` [32]
+    is that of `fine_window` around its cell."""
     parts = [fine_view(window, block).reshape(-1) for block in fine_blocks(config)]
     for level, block in zip(unseen.coarse, coarse_blocks(config), strict=True):
         parts.append(coarse_view(level, place, block, config).reshape(-1))
