@@ -16,7 +16,7 @@ from hypothesis import settings
 
 from jaxqmix.compilation import jit
 from jaxqmix.config import DomainConfig, EnvConfig, RewardConfig
-from jaxqmix.env import sensing, urban_grid
+from jaxqmix.env import dynamics, sensing, urban_grid
 from jaxqmix.types import EAST, NORTH, SOUTH, WEST, State
 
 # Runs of one config compile once in a whole session of tests.
@@ -89,16 +89,18 @@ def compiled_flight(config: EnvConfig, steps: int, thorough: bool) -> Callable:
 
         keys = jax.random.split(flight_key, steps)
         _, (states, timesteps, commands, step_keys) = jax.lax.scan(one_step, state, keys)
-        parts = jax.vmap(lambda k: jax.random.split(k, 3))(step_keys)
-        link_keys, air_keys = parts[:, 0], parts[:, 1]
+        air_keys = step_keys
+        if config.sensing == "probabilistic":
+            air_keys = jax.vmap(jax.random.split)(step_keys)[:, 0]
+        chances, air = jax.vmap(dynamics.draw_disturbances, (0, None))(air_keys, config.drones)
         join = functools.partial(jax.tree.map, lambda a, b: jnp.concatenate([a[None], b]))
         states = join(state, states)
         return {
             "states": states,
             "timesteps": join(timestep, timesteps),
             "commands": commands,
-            "chances": jax.vmap(lambda k: jax.random.uniform(k, (config.drones, 2)))(link_keys),
-            "air": jax.vmap(lambda k: jax.random.normal(k, (config.drones, 5)))(air_keys),
+            "chances": chances,
+            "air": air,
             "unseen": sensing.unpack_unseen(states.unseen, config),
             "step_keys": jax.random.key_data(step_keys),
             "params": params,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from jaxqmix.config import EnvConfig
 from jaxqmix.env import dynamics
@@ -277,3 +279,16 @@ def test_moves_that_would_strike_when_repeated_are_not_available():
     assert available[1].tolist() == [True, True, True, False, True, True, True]
     assert available[2].tolist() == [False, True, True, True, True, True, True]
     assert available[3].all()
+
+
+def test_disturbances_follow_their_distributions():
+    """Chances are uniform, the air's numbers standard normal, and none depends on another."""
+    keys = jax.random.split(jax.random.key(0), 2000)
+    chances, air = jax.vmap(lambda key: dynamics.draw_disturbances(key, 10))(keys)
+    columns = np.concatenate([chances, air], axis=-1).reshape(-1, 7)
+    assert scipy.stats.kstest(columns[:, 0], "uniform").pvalue > 1e-3
+    assert scipy.stats.kstest(columns[:, 1], "uniform").pvalue > 1e-3
+    for column in range(2, 7):
+        assert scipy.stats.kstest(columns[:, column], "norm").pvalue > 1e-3
+    correlation = np.corrcoef(columns.T) - np.eye(7)
+    assert np.abs(correlation).max() < 5 / np.sqrt(len(columns))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxqmix.config import CONFLICT_HORIZONTAL, CONFLICT_VERTICAL, EnvConfig
 from jaxqmix.types import (
@@ -102,6 +103,19 @@ def available_actions(obstructed: jax.Array, repeated: jax.Array) -> jax.Array:
     safe = free & ~strikes(repeated)
     trapped = ~jnp.any(safe[:, :HEADINGS], axis=1, keepdims=True)
     return jnp.where(trapped, free, safe)
+
+
+def draw_disturbances(key: jax.Array, drones: int) -> tuple[jax.Array, jax.Array]:
+    """What is random in a step of N drones, apart from what a look may miss. Consumes the key.
+
+    One draw for all: on CPU every further draw costs as much as moving the drones.
+
+    Returns:
+      Chances of the link [N, 2], uniform in 0 .. 1, for loss and delay; and [N, 5] standard normal
+      numbers: turbulence x, y and the errors of the observed x, y, altitude.
+    """
+    draw = jax.random.uniform(key, (drones, 7), minval=np.nextafter(np.float32(-1), 0), maxval=1)
+    return (draw[:, :2] + 1) / 2, np.sqrt(2) * jax.lax.erf_inv(draw[:, 2:])
 
 
 def deliver(

@@ -178,7 +178,7 @@ def chance_mask(
 
 
 def look(
-    key: jax.Array,
+    key: jax.Array | None,
     unseen: Unseen,
     position: jax.Array,
     visibility: jax.Array,
@@ -187,7 +187,7 @@ def look(
     """All drones look; what they see leaves `unseen`.
 
     Args:
-      key: used in `probabilistic` sensing only.
+      key: needed in `probabilistic` sensing only.
       unseen: the cells not seen so far.
       position: [N, 3], metres.
       visibility: [], 0 to 1.

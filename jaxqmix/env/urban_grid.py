@@ -124,9 +124,8 @@ def step(
       The next state and its timestep. Stepping on after the end of an episode is defined and
       harmless; callers mask it.
     """
-    link_key, air_key, look_key = jax.random.split(key, 3)
-    chances = jax.random.uniform(link_key, (config.drones, 2))
-    air = jax.random.normal(air_key, (config.drones, 5))
+    key, look_key = jax.random.split(key) if config.sensing == "probabilistic" else (key, None)
+    chances, air = dynamics.draw_disturbances(key, config.drones)
     executed, link = dynamics.deliver(chances, actions, state.last_action, params)
     position, code = dynamics.move(
         state.position, executed, state.obstruction, air[:, :2], state.city, params, config

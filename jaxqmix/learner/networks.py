@@ -112,8 +112,6 @@ def explore(
       available: [N, A].
       epsilon: [].
     """
-    which_key, choice_key = jax.random.split(key)
-    scores = jax.random.uniform(choice_key, values.shape)
-    anything = greedy_actions(scores, available)
-    random = jax.random.uniform(which_key, values.shape[:-1]) < epsilon
-    return jnp.where(random, anything, greedy_actions(values, available))
+    draw = jax.random.uniform(key, (*values.shape[:-1], values.shape[-1] + 1))
+    anything = greedy_actions(draw[..., 1:], available)
+    return jnp.where(draw[..., 0] < epsilon, anything, greedy_actions(values, available))
