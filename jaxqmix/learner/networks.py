@@ -37,8 +37,11 @@ class Agent(nnx.Module):
             self.recurrent = nnx.GRUCell(width, width, rngs=rngs)
         else:
             self.recurrent = None
-        self.value = nnx.Linear(width, 1, rngs=rngs)
-        self.advantage = nnx.Linear(width, actions, rngs=rngs)
+        # Values begin near zero. Begun at their usual size, the best of N drones' noisy values add
+        # up: 20 drones then start from a team value several times too high.
+        small = nnx.initializers.variance_scaling(0.01, "fan_in", "normal")
+        self.value = nnx.Linear(width, 1, kernel_init=small, rngs=rngs)
+        self.advantage = nnx.Linear(width, actions, kernel_init=small, rngs=rngs)
 
     def __call__(self, observation: jax.Array, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Action values over time.
