@@ -164,17 +164,34 @@ def chance_mask(
 ) -> jax.Array:
     """Bits [rows, words] of cells that one look sees by chance.
 
-    A cell at distance d is seen with probability visibility x (1 - d / radius).
+    A cell at distance d is seen with probability visibility x (1 - d / radius), to 16 bits.
+
+    Args:
+      key: consumed once.
+      position: [3], metres.
+      radius: [], metres.
+      visibility: [], 0 to 1.
+      start: first row and word of the bit-map window, from the drone's cell.
+      config: static sizes.
     """
-    row_margin, word_margin = margins(config)
-    rows, words = _window_shape(config)
-    y = (start[0] - row_margin + jnp.arange(rows) + 0.5) * config.cell_size
-    x = ((start[1] - word_margin) * WORD + jnp.arange(words * WORD) + 0.5) * config.cell_size
-    distance = jnp.hypot(y[:, None] - position[1], x[None, :] - position[0])
-    chance = visibility * (1 - distance / radius)
-    bits = (jax.random.uniform(key, chance.shape) < chance).reshape(rows, words, WORD)
+    side = 2 * footprint_cells(config) + 1
+    first = jnp.floor(position[1::-1] / config.cell_size) - footprint_cells(config)
+    y, x = (first[:, None] + jnp.arange(side) + 0.5) * config.cell_size
+    squared = (y[:, None] - position[1]) ** 2 + (x[None, :] - position[0]) ** 2
+    # Random numbers are the cost of this look: one word for two cells, none for the window's rest.
+    draw = materialise(jax.random.bits(key, (side, -(-side // 2)), jnp.uint32))
+    draw = jnp.concatenate([draw & 0xFFFF, draw >> 16], axis=-1)[:, :side] / jnp.float32(2**16)
+    # draw < visibility x (1 - distance / radius), without the root.
+    within = jnp.maximum(visibility - draw, 0.0) * radius
+    seen = materialise(within**2 > visibility**2 * squared)
+    bits = jnp.pad(seen, ((0, 0), (0, -side % WORD))).reshape(side, -1, WORD)
     weights = jnp.uint32(1) << jnp.arange(WORD, dtype=jnp.uint32)
-    return jnp.sum(jnp.where(bits, weights, jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
+    packed = materialise(jnp.sum(jnp.where(bits, weights, jnp.uint32(0)), axis=-1, dtype=jnp.uint32))
+    words = _window_shape(config)[1]
+    packed = jnp.pad(packed, ((0, 0), (1, words - packed.shape[1])))
+    shift = (first[1].astype(jnp.int32) % WORD).astype(jnp.uint32)
+    # A shift by 32 is undefined, hence two shifts on the right.
+    return (packed[:, 1:] << shift) | ((packed[:, :-1] >> 1) >> (WORD - 1 - shift))
 
 
 def look(
