@@ -186,7 +186,8 @@ def chance_mask(
     seen = materialise(within**2 > visibility**2 * squared)
     bits = jnp.pad(seen, ((0, 0), (0, -side % WORD))).reshape(side, -1, WORD)
     weights = jnp.uint32(1) << jnp.arange(WORD, dtype=jnp.uint32)
-    packed = materialise(jnp.sum(jnp.where(bits, weights, jnp.uint32(0)), axis=-1, dtype=jnp.uint32))
+    packed = jnp.sum(jnp.where(bits, weights, jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
+    packed = materialise(packed)
     words = _window_shape(config)[1]
     packed = jnp.pad(packed, ((0, 0), (1, words - packed.shape[1])))
     shift = (first[1].astype(jnp.int32) % WORD).astype(jnp.uint32)
