@@ -55,14 +55,14 @@ def train_seeds(config: RunConfig, seeds: int, episodes: int) -> list[dict[str, 
     """Final evaluations to the horizon, one for each seed; compiled once."""
     trainer = make_trainer(config)
     env = dataclasses.replace(config.env, coverage_target=1.0)
-    evaluate = evaluator(UrbanGrid(env, config.domain), trainer.policy, episodes, stream=SELECTION)
+    evaluate = evaluator(UrbanGrid(env, config.domain), trainer.policy, batch=64)
     found = []
     for seed in range(seeds):
         state = trainer.initialise(seed)
         for _ in range(config.chunks):
             state, metrics = trainer.chunk(state)
         jax.block_until_ready(metrics)
-        figures, _ = evaluate(state.learner.average["agent"], 0)
+        figures, _ = evaluate(state.learner.average["agent"], 0, episodes, SELECTION)
         found.append({name: float(np.mean(figures[name])) for name in METRICS})
     return found
 

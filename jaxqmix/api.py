@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxqmix import checkpoints
 from jaxqmix.compilation import jit
-from jaxqmix.config import DomainConfig, EnvConfig, RunConfig, require
+from jaxqmix.config import COVERAGE_SUCCESS, DomainConfig, EnvConfig, RunConfig, require
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import EVALUATION, coverage_over_time, evaluator, success, summarise
 from jaxqmix.planners import planner
@@ -95,8 +95,9 @@ def evaluate(
     """
     require(episodes >= 1, "episodes", episodes, "must be at least 1")
     require(0 <= seed < 2**32, "seed", seed, "must lie between 0 and 2^32 - 1")
-    fly = evaluator(flyer.env, lambda _: flyer.policy, episodes, keep)
-    metrics, recorded = fly((), seed)
+    batch = min(episodes, flyer.config.evaluation.episodes)
+    fly = evaluator(flyer.env, lambda _: flyer.policy, batch, keep)
+    metrics, recorded = fly((), seed, episodes)
     summary = summarise(metrics)
     report = {
         "preset": flyer.config.preset,
@@ -160,7 +161,7 @@ def trajectories(episodes: Episode, flyer: Flyer) -> dict[str, np.ndarray]:
     """Recorded episodes as named arrays, E in front, enough to recompute every metric."""
     events, steps = episodes.events, np.arange(episodes.reward.shape[1])
     flown = steps < np.asarray(episodes.length)[:, None]
-    reached = np.asarray(episodes.coverage) >= 0.9
+    reached = np.asarray(episodes.coverage) >= COVERAGE_SUCCESS
     t90 = np.where(reached.any(axis=1), reached.argmax(axis=1), flyer.config.env.horizon)
     return {
         "cell_size": np.float32(flyer.config.env.cell_size),

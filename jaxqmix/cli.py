@@ -36,7 +36,7 @@ def optional(metavar: str, otherwise: str) -> Any:
 class Train:
     """Train a swarm, evaluate it on unseen cities, and leave checkpoints, metrics and pictures."""
 
-    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    config: Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     mode: Literal["online", "replay"] = "online"
     """Short for --training.mode."""
     seed: int = 0

@@ -31,40 +31,45 @@ RESAMPLES = 2000
 """Bootstrap resamples behind a confidence interval."""
 
 
+Evaluate = Callable[..., tuple[dict[str, np.ndarray], Episode | None]]
+
+
 def evaluator(
-    env: UrbanGrid,
-    make_policy: Callable[[Any], Policy],
-    episodes: int,
-    keep: bool = False,
-    stream: int = EVALUATION,
-) -> Callable[[Any, int], tuple[dict[str, np.ndarray], Episode | None]]:
-    """A compiled evaluation.
+    env: UrbanGrid, make_policy: Callable[[Any], Policy], batch: int, keep: bool = False
+) -> Evaluate:
+    """A compiled evaluation: one program flies every number of episodes, batch after batch.
 
     Args:
       env: the world.
       make_policy: from an argument (parameters, say) to the policy.
-      episodes: E.
+      batch: how many episodes are flown side by side.
       keep: also record the episodes.
-      stream: which cities.
 
     Returns:
-      `evaluate(argument, seed)`: metrics per episode [E] and `coverage_over_time` [E, T + 1], and
-      recorded episodes or None. The same seed flies the same cities for every policy.
+      `evaluate(argument, seed, episodes, stream=EVALUATION)`: metrics per episode [E] and
+      `coverage_over_time` [E, T + 1], and recorded episodes or None. The same seed, number of
+      episodes and stream fly the same cities for every policy.
     """
-    mesh = make_mesh(lambda devices: episodes % devices == 0)
+    mesh = make_mesh(lambda devices: batch % devices == 0)
 
     def fly(argument: Any, keys: jax.Array) -> tuple[dict[str, jax.Array], Episode | None]:
         return fly_episodes(keys, env, make_policy(argument), keep)
 
-    fly_everywhere = on_each_device(fly, mesh, (COPIED, SPREAD), SPREAD)
+    fly_batch = jit(on_each_device(fly, mesh, (COPIED, SPREAD), SPREAD))
 
-    @jit
-    def fly_cities(argument: Any, seed: jax.Array) -> tuple[dict[str, jax.Array], Episode | None]:
-        key = jax.random.fold_in(jax.random.key(seed), stream)
-        return fly_everywhere(argument, jax.random.split(key, episodes))
-
-    def evaluate(argument: Any, seed: int) -> tuple[dict[str, np.ndarray], Episode | None]:
-        return jax.device_get(fly_cities(place(argument, mesh, COPIED), np.uint32(seed)))
+    def evaluate(
+        argument: Any, seed: int, episodes: int, stream: int = EVALUATION
+    ) -> tuple[dict[str, np.ndarray], Episode | None]:
+        key = jax.random.fold_in(jax.random.key(np.uint32(seed)), stream)
+        keys = jax.random.split(key, episodes)
+        argument = place(argument, mesh, COPIED)
+        flown = []
+        for first in range(0, episodes, batch):
+            # The last batch is filled up with the episodes in front, which are then dropped.
+            chosen = np.arange(first, first + batch) % episodes
+            result = jax.device_get(fly_batch(argument, place(keys[chosen], mesh, SPREAD)))
+            flown.append(jax.tree.map(lambda leaf: leaf[: episodes - first], result))  # noqa: B023
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *flown)
 
     return evaluate
 

@@ -1,8 +1,8 @@
 """Scripted baselines: they know the true state, and a learned policy has to beat them.
 
-`random` draws among the available actions. The others give every drone a goal and share the rest:
-they climb to the altitude with the largest footprint, fly the shortest way around no-fly
-cylinders, and let the drones choose one after the other, so that each keeps clear of teammates.
+All let the drones choose one after the other, so that each keeps clear of teammates. `random` draws
+among the available actions. The others give every drone a goal: they climb to the altitude with the
+largest footprint and fly the shortest way around no-fly cylinders.
 
 `greedy` heads for the nearest unseen cell by the move that sees most on the way. `voronoi` does the
 same within the cells nearest to the drone, and helps elsewhere when these are done. `lanes` cuts
@@ -91,9 +91,10 @@ class LanesMemory:
 
 @dataclasses.dataclass(frozen=True)
 class Random:
-    """Uniform among the available actions."""
+    """Uniform among the available actions; unless `careless`, less those that meet a teammate."""
 
     config: EnvConfig
+    careless: bool = False
 
     def initial_memory(self) -> tuple:
         """Nothing."""
@@ -101,8 +102,12 @@ class Random:
 
     def __call__(self, key: jax.Array, state: State, timestep: Timestep, memory: tuple):
         """Actions [N] int32 and the empty memory; see `Policy`."""
-        logits = jnp.where(timestep.observation.available, 0.0, -jnp.inf)
-        return jax.random.categorical(key, logits).astype(jnp.int32), memory
+        scores = jax.random.uniform(key, timestep.observation.available.shape)
+        cost = jnp.where(timestep.observation.available, scores, jnp.inf)
+        if self.careless:
+            return jnp.argmin(cost, axis=-1).astype(jnp.int32), memory
+        ends = state.position[:, None, :] + displacements(self.config)
+        return keep_clear(state, ends, cost, self.config), memory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -173,8 +173,9 @@ class Run:
         self.metrics = self._open_metrics(wandb, resume)
         self.checkpoints = checkpoints.Checkpoints(folder, config)
         self.best = self._best_so_far()
+        # The final evaluation flies the same program, batch after batch.
         self._evaluate = evaluator(
-            self.trainer.env, self.trainer.policy, config.evaluation.episodes, stream=SELECTION
+            self.trainer.env, self.trainer.policy, config.evaluation.episodes
         )
 
     def _open_metrics(self, wandb: str | None, resume: bool) -> MetricsWriter:
@@ -264,11 +265,11 @@ class Run:
 
     def _select(self) -> None:
         """Evaluates the averaged weights; keeps the best checkpoint by return."""
-        self.listener.doing(f"flying {self.config.evaluation.episodes} unseen cities")
-        metrics, _ = self._evaluate(
-            self.state.learner.average["agent"], self.config.evaluation.seed
-        )
-        report = self._evaluation_report(metrics, self.config.evaluation.episodes, final=False)
+        config = self.config.evaluation
+        self.listener.doing(f"flying {config.episodes} unseen cities")
+        parameters = self.state.learner.average["agent"]
+        metrics, _ = self._evaluate(parameters, config.seed, config.episodes, SELECTION)
+        report = self._evaluation_report(metrics, config.episodes, final=False)
         if report["return"] > self.best:
             self.best = report["return"]
             self.checkpoints.save("best", self.step, self.state, self.best)
@@ -295,8 +296,7 @@ class Run:
         self.checkpoints.save("final", self.step, self.state)
         parameters = self.state.learner.average["agent"]
         self.listener.doing(f"flying {episodes} unseen cities for the final evaluation")
-        evaluate = evaluator(self.trainer.env, self.trainer.policy, episodes)
-        metrics, _ = evaluate(parameters, config.evaluation.seed)
+        metrics, _ = self._evaluate(parameters, config.evaluation.seed, episodes)
         report = self._evaluation_report(metrics, episodes, final=True)
         self.metrics.write(report)
         whole = report | {"coverage_over_time": coverage_over_time(metrics)}
@@ -320,7 +320,7 @@ class Run:
 def record_episode(trainer: Trainer, parameters: Any, seed: int) -> Any:
     """One recorded episode of a policy over the first held-out city."""
     fly = evaluator(trainer.env, trainer.policy, 1, keep=True)
-    _, episodes = fly(parameters, seed)
+    _, episodes = fly(parameters, seed, 1)
     return jax.tree.map(lambda leaf: leaf[0], episodes)
 
 

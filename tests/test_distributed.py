@@ -47,9 +47,9 @@ def test_gradients_of_the_parts_add_up():
 def test_episodes_do_not_depend_on_the_number_of_devices(city_block, rough, monkeypatch):
     env = UrbanGrid(city_block, rough)
     policy = planner("random", city_block)
-    two, _ = evaluator(env, lambda _: policy, episodes=4)((), 0)
+    two, _ = evaluator(env, lambda _: policy, batch=4)((), 0, 4)
     monkeypatch.setattr("jaxqmix.evaluation.make_mesh", lambda _: make_mesh(lambda n: n == 1))
-    one, _ = evaluator(env, lambda _: policy, episodes=4)((), 0)
+    one, _ = evaluator(env, lambda _: policy, batch=4)((), 0, 4)
     for name, values in two.items():
         np.testing.assert_array_equal(values, one[name])
 

@@ -190,12 +190,35 @@ def test_trajectories_recompute_the_metrics(online_run):
     flyer = jaxqmix.load_policy(online_run[0])
     report, episodes = jaxqmix.evaluate(flyer, episodes=4, keep=True)
     data = trajectories(episodes, flyer)
+    assert {name: (array.shape, array.dtype.kind) for name, array in data.items()} == {
+        "cell_size": ((), "f"),
+        "heights": ((4, 16, 20), "u"),
+        "no_fly": ((4, 1, 4), "f"),
+        "coverable": ((4, 16, 20), "b"),
+        "seen": ((4, 16, 20), "b"),
+        "seen_at": ((4, 16, 20), "i"),
+        "positions": ((4, 21, 2, 3), "f"),
+        "radii": ((4, 21, 2), "f"),
+        "actions": ((4, 20, 2), "i"),
+        "executed": ((4, 20, 2), "i"),
+        "conflict": ((4, 20, 2), "b"),
+        "building_hit": ((4, 20, 2), "b"),
+        "violation": ((4, 20, 2), "b"),
+        "reward": ((4, 20), "f"),
+        "length": ((4,), "i"),
+        "coverage": ((4,), "f"),
+        "return": ((4,), "f"),
+        "t90": ((4,), "i"),
+    }
     drone_steps = data["length"] * 2
     collisions = (data["conflict"] | data["building_hit"]).sum(axis=(1, 2)) / drone_steps
     violations = data["violation"].sum(axis=(1, 2)) / drone_steps
     coverage = (data["seen"] & data["coverable"]).sum(axis=(1, 2)) / data["coverable"].sum(
         axis=(1, 2)
     )
+    collided = (data["conflict"] | data["building_hit"]).any(axis=1)
+    assert collided.mean() == pytest.approx(report["collided_drones"], abs=1e-6)
+    assert (coverage >= 0.95).mean() == pytest.approx(report["mission_success"], abs=1e-6)
     returns = np.array([data["reward"][i, :n].sum() for i, n in enumerate(data["length"])])
     assert collisions.mean() == pytest.approx(report["collision_rate"], abs=1e-6)
     assert violations.mean() == pytest.approx(report["violation_rate"], abs=1e-6)
