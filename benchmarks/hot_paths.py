@@ -1,7 +1,8 @@
-"""Which way of stamping footprints and of drawing a city is fastest?
+"""Which way of stamping footprints, of reading views and of drawing a city is fastest?
 
 Variants of each hot path, side by side in one run, in microseconds per env step of one swarm (or
-per city). `kept` is what the package uses.
+per city). `kept` is what the package uses. Every variant of stamping ends with the same counts of
+coarse blocks; those of the views pay for what they read too.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxqmix.city import footprint_radius, generate_heights, zone_density
-from jaxqmix.compilation import jit
+from jaxqmix.compilation import jit, materialise
 from jaxqmix.config import EnvConfig
 from jaxqmix.env import sensing
+from jaxqmix.env.observation import unseen_views, views
 from jaxqmix.env.urban_grid import draw_params, reset
 from jaxqmix.presets import preset
 
@@ -43,7 +45,8 @@ def dense_words(unseen, position, visibility, config):
         below_last = sensing._low_bits(last[:, None] + 1 - first_cells)
         seen |= below_last & ~sensing._low_bits(first[:, None] - first_cells)
     new = jnp.sum(jax.lax.population_count(unseen.words & seen), dtype=jnp.int32)
-    return dataclasses.replace(unseen, words=unseen.words & ~seen), new
+    unseen = dataclasses.replace(unseen, words=materialise(unseen.words & ~seen))
+    return sensing.pack_unseen(sensing.unpack_unseen(unseen, config), config), new
 
 
 def dense_cells(unseen, position, visibility, config):
@@ -63,8 +66,38 @@ def windows(unseen, position, visibility, config):
     return sensing.look(jax.random.key(0), unseen, position, visibility, config)
 
 
-def stamping(config: EnvConfig, swarms: int, look: Callable) -> float:
-    """Microseconds per env step of stamping moving drones, with the walk that moves them."""
+def kept_views(unseen, position, config):
+    """Kept: fine blocks from the bit map, coarse ones from counts that are kept up to date."""
+    place = position[:, 1::-1] / config.cell_size
+    cell = jnp.floor(place).astype(jnp.int32)
+    window = jax.vmap(sensing.fine_window, (None, 0, None))(unseen, cell, config)
+    return jax.vmap(unseen_views, (None, 0, 0, None))(unseen, window, place, config)
+
+
+def prefix_views(unseen, position, config):
+    """Every block from sums over the whole map, taken anew in each step."""
+    cells = sensing.unpack_unseen(unseen, config).astype(jnp.int32)
+    sums = jnp.pad(jnp.cumsum(jnp.cumsum(cells, axis=0), axis=1), ((1, 0), (1, 0)))
+    last = jnp.array([config.rows, config.columns])
+
+    def around(cell):
+        shares = []
+        for block, side in views(config):
+            edges = block * (jnp.arange(side + 1) - side // 2)
+            rows, columns = (jnp.clip(cell[i] + edges, 0, last[i]) for i in range(2))
+            corners = sums[rows[:, None], columns]
+            counts = corners[1:, 1:] - corners[1:, :-1] - corners[:-1, 1:] + corners[:-1, :-1]
+            shares.append(counts.reshape(-1) / block**2)
+        return jnp.concatenate(shares)
+
+    return jax.vmap(around)(jnp.floor(position[:, 1::-1] / config.cell_size).astype(jnp.int32))
+
+
+def stamping(
+    config: EnvConfig, swarms: int, look: Callable, views_of: Callable | None = None
+) -> float:
+    """Microseconds per env step of stamping moving drones, with the walk that moves them, and of
+    reading their views."""
     domain = preset("full").domain
 
     def begin(key):
@@ -80,7 +113,10 @@ def stamping(config: EnvConfig, swarms: int, look: Callable) -> float:
             step = jax.random.uniform(key, position.shape, minval=-1.0) * config.cell_size
             position = jnp.clip(position + step, config.min_altitude, limit)
             unseen, new = jax.vmap(look, (0, 0, 0, None))(unseen, position, visibility, config)
-            return (unseen, position), new
+            read = None
+            if views_of is not None:
+                read = jax.vmap(lambda u, p: views_of(u, p, config))(unseen, position).sum()
+            return (unseen, position), (new, read)
 
         keys = jax.random.split(jax.random.key(1), STEPS)
         return jax.lax.scan(body, (unseen, position), keys)[1]
@@ -91,7 +127,8 @@ def stamping(config: EnvConfig, swarms: int, look: Callable) -> float:
 
 
 def separate_draws(key, params, config):
-    """Heights with one generator call per quantity and two numbers per cell."""
+    """Heights with one generator call per quantity and two numbers per cell, in a city without
+    parks, landmarks and corridors."""
     shape = (config.rows, config.columns)
     keys = jax.random.split(key, 4)
     density, _ = zone_density(config)
@@ -126,7 +163,11 @@ def main() -> None:
         ):
             value = stamping(config, arguments.swarms, look)
             results.append(("stamping, us/env step", cell, name, value))
-        for name, draw in (("one draw (kept)", generate_heights), ("separate", separate_draws)):
+        for name, views_of in (("kept counts (kept)", kept_views), ("prefix sums", prefix_views)):
+            value = stamping(config, arguments.swarms, windows, views_of)
+            results.append(("stamping and views, us/env step", cell, name, value))
+        variants = (("one draw (kept)", generate_heights), ("separate", separate_draws))
+        for name, draw in variants:
             results.append(("city, us/city", cell, name, drawing(config, 16, draw)))
     table = Table("hot path", "cell (m)", "variant", "time")
     for what, cell, name, value in results:

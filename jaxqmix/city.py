@@ -10,6 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxqmix.compilation import materialise
 from jaxqmix.config import FOOTPRINT_ALTITUDE, FOOTPRINT_RADIUS, EnvConfig
 from jaxqmix.types import City, EnvParams
 
@@ -72,8 +73,9 @@ def generate_heights(key: jax.Array, params: EnvParams, config: EnvConfig) -> ja
     bits = jax.random.bits(key, (cells + blocks + 2 * (PARKS + LANDMARKS),), jnp.uint32)
     uniform = (bits[cells:] >> 8).astype(jnp.float32) / 2**24
     density, centre = zone_density(config)
-    density = density * params.building_density * clusters(uniform[:blocks], config)
-    parks, landmarks = places(uniform[blocks:].reshape(-1, 2), config)
+    cluster = materialise(clusters(uniform[:blocks], config))
+    density = density * params.building_density * cluster
+    parks, landmarks = materialise(places(uniform[blocks:].reshape(-1, 2), config))
     bits = bits[:cells].reshape(config.rows, config.columns)
     # The halves of a cell's 32 bits decide whether and how high it is built.
     chance = (bits & 0xFFFF).astype(jnp.float32) / 65536.0
