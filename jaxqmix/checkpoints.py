@@ -3,10 +3,14 @@
 A run keeps three kinds, each under a manager of its own: `latest` (periodic, to resume), `best`
 (by evaluation) and `final`. One manager with `best_fn` would delete the newest checkpoints when it
 keeps the best ones (google/orbax#526).
+
+Damaged checkpoints of a run that goes on are moved to `checkpoints/damaged`: Orbax saves nothing at
+or before the newest step that it finds.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,7 +26,7 @@ from jaxqmix.learner.networks import Parameters
 from jaxqmix.training import Trainer, TrainState, begin_training, make_trainer
 
 KINDS = ("latest", "best", "final")
-FOLDER = "checkpoints"
+FOLDER, DAMAGED = "checkpoints", "damaged"
 
 
 class CheckpointError(ConfigError):
@@ -37,25 +41,44 @@ def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
 class Checkpoints:
     """Writes a run's checkpoints; saving happens in the background."""
 
-    def __init__(self, run: Path, config: RunConfig):
-        self._config = to_dict(config)
+    def __init__(self, run: Path, config: RunConfig, begun: int):
+        """Opens a run's folder.
+
+        Args:
+          run: its folder.
+          config: kept with every checkpoint.
+          begun: the step at which the run begins or resumes. It resumes at its newest readable
+            checkpoint, so newer ones are damaged, and are moved aside.
+        """
+        self._run, self._config, self._begun = run, to_dict(config), begun
+        for kind in KINDS:
+            for step in steps_of(run, kind):
+                if step > begun:
+                    move_aside(run, kind, step)
         keep = {"latest": config.checkpoint.keep, "best": 1, "final": 1}
         self._managers = {kind: _manager(run / FOLDER / kind, keep[kind]) for kind in KINDS}
 
     def save(self, kind: str, step: int, state: TrainState, score: float | None = None) -> None:
-        """Saves a state; an older save of the same step is kept as it is.
+        """Saves a state; an older save of the same step is kept as it is, unless it is damaged.
 
         Args:
           kind: `latest`, `best` or `final`.
           step: rollouts so far.
           state: copied before this returns, so that it may be donated afterwards.
           score: of the evaluation, remembered with the checkpoint.
+
+        Raises:
+          CheckpointError: when Orbax declines, because something newer appeared in the folder.
         """
         manager = self._managers[kind]
         if step in manager.all_steps():
-            return
+            # What this run has written itself is whole; only where it resumed lies an older save.
+            if step > self._begun or self._is_whole(kind, step, state):
+                return
+            move_aside(self._run, kind, step)
+            manager.reload()
         about = {"config": self._config, "score": score, "step": step}
-        manager.save(
+        saved = manager.save(
             step,
             args=ocp.args.Composite(
                 about=ocp.args.JsonSave(about),
@@ -63,6 +86,24 @@ class Checkpoints:
                 state=ocp.args.StandardSave(_storable(state)),
             ),
         )
+        if not saved:
+            folder = self._run / FOLDER / kind
+            raise CheckpointError(
+                f"checkpoint = {folder / str(step)} is not allowed: {folder} holds a newer one; "
+                "does another run write there?"
+            )
+
+    def _is_whole(self, kind: str, step: int, like: TrainState) -> bool:
+        """Whether all parts of a checkpoint can be read."""
+        self._managers[kind].wait_until_finished()
+        folder = self._run / FOLDER / kind / str(step)
+        try:
+            read_about(folder)
+            _read(folder / "policy", like.learner.average)
+            _read(folder / "state", like)
+        except Exception:  # Orbax raises many kinds on a damaged file.
+            return False
+        return True
 
     def close(self) -> None:
         """Waits until everything is written."""
@@ -77,6 +118,16 @@ def steps_of(run: Path, kind: str) -> list[int]:
     if not folder.is_dir():
         return []
     return sorted((int(f.name) for f in folder.iterdir() if f.name.isdigit()), reverse=True)
+
+
+def move_aside(run: Path, kind: str, step: int) -> None:
+    """Moves a damaged checkpoint to `checkpoints/damaged`; parts may still be of use."""
+    place = run / FOLDER / DAMAGED / f"{kind}-{step}"
+    place.parent.mkdir(exist_ok=True)
+    count = itertools.count(2)
+    while place.exists():
+        place = place.with_name(f"{kind}-{step}-{next(count)}")
+    (run / FOLDER / kind / str(step)).rename(place)
 
 
 def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState]:

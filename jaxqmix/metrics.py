@@ -40,7 +40,7 @@ class MetricsWriter:
     """Appends reports to `metrics.jsonl`, `training.csv`, `evaluation.csv` and the boards.
 
     One report is one JSON object with `kind` (`training` or `evaluation`), `env_steps`, and its
-    figures.
+    figures. In the tables, the first report of a kind names the columns; None is an empty cell.
     """
 
     def __init__(self, run: Path, boards: list[Board], env_steps: int = 0):
@@ -53,6 +53,7 @@ class MetricsWriter:
             evaluation, for a run that resumes here reports it again.
         """
         self._run, self._boards = run, boards
+        self._columns: dict[str, list[str]] = {}
         kept = [
             report
             for report in read(run)
@@ -66,13 +67,14 @@ class MetricsWriter:
     def _append(self, report: dict[str, Any]) -> None:
         with (self._run / LINES).open("a", encoding="utf-8") as file:
             file.write(json.dumps(report) + "\n")
-        flat = numbers(report)
-        path = self._run / f"{report['kind']}.csv"
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(flat))
+        kind = report["kind"]
+        columns = self._columns.setdefault(kind, cells(report))
+        with (self._run / f"{kind}.csv").open("a", newline="", encoding="utf-8") as file:
+            # A run of an older version that resumes may report more than its table has room for.
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
             if file.tell() == 0:
                 writer.writeheader()
-            writer.writerow(flat)
+            writer.writerow(report)
 
     def write(self, report: dict[str, Any]) -> None:
         """Writes one report everywhere."""
@@ -200,6 +202,11 @@ def check_writable(setting: str, path: Path) -> None:
 def numbers(report: dict[str, Any]) -> dict[str, float]:
     """The figures of a report that are single numbers."""
     return {name: value for name, value in report.items() if isinstance(value, int | float)}
+
+
+def cells(report: dict[str, Any]) -> list[str]:
+    """The names of what a report's row in a table holds: numbers, also where one is missing."""
+    return [name for name, value in report.items() if isinstance(value, int | float | None)]
 
 
 def flat_settings(config: RunConfig) -> dict[str, bool | float | str]:

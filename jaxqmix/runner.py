@@ -171,7 +171,7 @@ class Run:
         if self.state is None:
             self.state = self.trainer.initialise(config.training.seed)
         self.metrics = self._open_metrics(wandb, resume)
-        self.checkpoints = checkpoints.Checkpoints(folder, config)
+        self.checkpoints = checkpoints.Checkpoints(folder, config, self.step)
         self.best = self._best_so_far()
         # The final evaluation flies the same program, batch after batch.
         self._evaluate = evaluator(

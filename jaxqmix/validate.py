@@ -101,7 +101,7 @@ class Parts:
 
     def save(self, run: Path, state: TrainState) -> None:
         """Writes a checkpoint."""
-        writer = checkpoints.Checkpoints(run, MISSION)
+        writer = checkpoints.Checkpoints(run, MISSION, begun=0)
         writer.save("latest", 1, state)
         writer.close()
 

@@ -1,5 +1,6 @@
 """The files and boards that a run's reports go to."""
 
+import csv
 import json
 import sys
 import types
@@ -55,7 +56,7 @@ def test_reports_go_to_lines_tables_and_tensorboard(tmp_path):
     writer.close()
     assert read(tmp_path) == reports
     rows = (tmp_path / "training.csv").read_text().split()
-    assert rows == ["env_steps,loss", "640,1.0", "1280,0.5"]
+    assert rows == ["env_steps,loss,return", "640,1.0,", "1280,0.5,"]
     found = values(tmp_path)
     losses = [(step, value.simple_value) for step, value in found["training/loss"]]
     assert losses == [(640, 1.0), (1280, 0.5)]
@@ -66,6 +67,22 @@ def test_reports_go_to_lines_tables_and_tensorboard(tmp_path):
     step, value = found["evaluation/replay"][0]
     assert (step, value.image.width, value.image.height) == (1280, 40, 30)
     assert value.image.encoded_image_string == (tmp_path / "replay.gif").read_bytes()
+
+
+def test_tables_keep_their_columns(tmp_path):
+    """No episode ended before the first report; later ones have what it lacks, and back again."""
+    reports = [{**training(step), "length": None, "epsilon": 0.5} for step in (640, 1280, 1920)]
+    reports[1] |= {"return": 0.25, "length": 20.0}
+    for begun, some in ((0, reports[:2]), (1280, reports[2:])):
+        writer = MetricsWriter(tmp_path, [], begun)
+        for report in some:
+            writer.write(report)
+    with (tmp_path / "training.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(reports)
+    for row, report in zip(rows, reports, strict=True):
+        expected = {name: value for name, value in report.items() if name != "kind"}
+        assert {name: float(v) if v else None for name, v in row.items()} == expected
 
 
 def test_tensorboard_compares_runs_by_what_is_tuned(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 import signal
 import warnings
 
@@ -262,21 +263,99 @@ def test_a_run_that_had_saved_nothing_resumes_at_its_start(tmp_path):
         runner.restore(tmp_path, trainer_of(TINY))
 
 
+def damage(checkpoint):
+    """Empties the files of a checkpoint's state."""
+    for file in (checkpoint / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+
+
 def test_a_damaged_latest_falls_back_with_a_warning(tmp_path):
     listener = Interrupt(7, signal.SIGINT)
     run = tmp_path / "run"
     train(TINY, run, listener=listener)
     newest, previous = checkpoints.steps_of(run, "latest")[:2]
-    assert newest == 7
-    for file in (run / "checkpoints" / "latest" / "7" / "state").rglob("*"):
-        if file.is_file():
-            file.write_bytes(b"")
+    assert (newest, previous) == (7, 6)
+    _, expected = state_of(run, TINY)
+    damage(run / "checkpoints" / "latest" / "7")
     with pytest.warns(UserWarning, match="damaged"):
         step, _ = state_of(run, TINY)
     assert step == previous
+    # The run goes on from there, and what it saves at the damaged step replaces it.
+    with pytest.warns(UserWarning, match="damaged"):
+        train(TINY, run, resume=True, listener=Interrupt(7, signal.SIGINT))
+    step, found = state_of(run, TINY)
+    assert step == 7
+    chex.assert_trees_all_equal(found, expected)
+    assert (run / "checkpoints" / "damaged" / "latest-7").is_dir()
     (run / "checkpoints" / "latest" / "7" / "about" / "metadata").write_text("[]")
     with pytest.warns(UserWarning, match=r"7 is damaged"):
         jaxqmix.load_policy(run / "checkpoints" / "latest")
+
+
+def test_a_run_stopped_before_its_damaged_checkpoints_is_saved(tmp_path):
+    run = tmp_path / "run"
+    train(TINY, run, listener=Interrupt(7, signal.SIGINT))
+    for step in (7, 6):
+        damage(run / "checkpoints" / "latest" / str(step))
+    listener = Interrupt(5, signal.SIGINT)
+    with pytest.warns(UserWarning, match="damaged"):
+        train(TINY, run, resume=True, listener=listener)  # From `best`, at step 4.
+    assert listener.saved_at == 5
+    step, found = state_of(run, TINY)
+    assert step == 5
+    state = trainer_of(TINY).initialise(TINY.training.seed)
+    for _ in range(5):
+        state, _ = trainer_of(TINY).chunk(state)
+    chex.assert_trees_all_equal(found, jax.device_get(state))
+
+
+def test_a_damaged_final_is_written_again(tmp_path, online_run):
+    run = tmp_path / "run"
+    shutil.copytree(online_run[0], run)
+    final = run / "checkpoints" / "final" / "12"
+    shutil.rmtree(final / "policy")
+    assert train(TINY, run, resume=True)["final"]
+    shutil.rmtree(run / "checkpoints" / "latest")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step, found = state_of(run, TINY)
+        jaxqmix.load_policy(final)
+    assert step == 12
+    chex.assert_trees_all_equal(found, state_of(online_run[0], TINY)[1])
+
+
+@pytest.mark.parametrize("kind", checkpoints.KINDS)
+def test_damaged_checkpoints_make_way(kind, tmp_path):
+    """Newer ones when a run resumes, one of the same step when it saves; a whole one stays."""
+    state = trainer_of(TINY).initialise(0)
+    for step in (5, 3, 3):
+        writer = checkpoints.Checkpoints(tmp_path, TINY, begun=step)
+        writer.save(kind, step, state)
+        writer.close()
+        assert checkpoints.steps_of(tmp_path, kind)[0] == step
+        if step == 3:
+            damage(tmp_path / "checkpoints" / kind / "3")
+    writer = checkpoints.Checkpoints(tmp_path, TINY, begun=3)
+    writer.save(kind, 3, state)
+    writer.close()
+    written = (tmp_path / "checkpoints" / kind / "3").stat().st_mtime_ns
+    writer = checkpoints.Checkpoints(tmp_path, TINY, begun=3)
+    writer.save(kind, 3, state)
+    writer.close()
+    assert (tmp_path / "checkpoints" / kind / "3").stat().st_mtime_ns == written
+    moved = sorted(place.name for place in (tmp_path / "checkpoints" / "damaged").iterdir())
+    assert moved == [f"{kind}-3", f"{kind}-3-2", f"{kind}-5"]
+
+
+def test_a_save_that_was_declined_is_not_taken_for_one(tmp_path):
+    """Orbax saves nothing before the newest step, as when another run writes in the folder."""
+    state = trainer_of(TINY).initialise(0)
+    writer = checkpoints.Checkpoints(tmp_path, TINY, begun=0)
+    writer.save("latest", 5, state)
+    with pytest.raises(ConfigError, match=r"latest/3 is not allowed: .* holds a newer one"):
+        writer.save("latest", 3, state)
+    writer.close()
 
 
 def test_one_line_tells_that_nothing_can_be_read(tmp_path):
