@@ -7,12 +7,16 @@ The names below load when they are first used, so that `import jaxqmix` is quick
                           params)` of one swarm, for `jax.vmap` and `jax.jit`
   train(config, out)      trains a run in a folder
   load_policy(path)       a trained policy, to act with
-  scripted(name, config)  a scripted planner, to act with
+  scripted(name, config)  a scripted planner, to act with; `planner` is its bare policy
   evaluate(flyer)         flies held-out cities and judges either
   record(flyer)           one recorded episode; `recorder` lets you choose the world
   show(episode)           draws it in a notebook; `jaxqmix.render.render` draws it into a file
   draw_observation(...)   draws what one drone observes
   use_all_cores()         before JAX's first computation: every CPU core becomes a device
+  RunConfig, EnvConfig, DomainConfig
+                          settings of a run, of the world's shapes, and of the ranges that worlds
+                          are drawn from
+  ConfigError             what a setting that is not allowed raises
 """
 
 from __future__ import annotations

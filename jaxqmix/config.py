@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from jaxqmix.documentation import documented
+
 Range = tuple[float, float]
 
 
@@ -54,6 +56,7 @@ def _range(setting: str, value: Range, low: float, high: float) -> None:
     )
 
 
+@documented
 @dataclass(frozen=True)
 class EnvConfig:
     """What decides the shapes of one swarm's world."""
@@ -189,6 +192,7 @@ COVERAGE_SUCCESS = 0.90
 """Coverage at which a mission is judged (design section 2)."""
 
 
+@documented
 @dataclass(frozen=True)
 class RewardConfig:
     """Weights of the reward terms; penalties are divided by drones x horizon."""
@@ -211,6 +215,7 @@ class RewardConfig:
             _at_least(f"reward.{item.name}", getattr(self, item.name), 0.0)
 
 
+@documented
 @dataclass(frozen=True)
 class DomainConfig:
     """Ranges from which each swarm's world is drawn; equal ends fix a value."""
@@ -244,6 +249,7 @@ class DomainConfig:
         _range("domain.sensor_noise", self.sensor_noise, 0.0, 50.0)
 
 
+@documented
 @dataclass(frozen=True)
 class LearnerConfig:
     """The agent network, the mixer, the targets and the optimiser."""
@@ -303,6 +309,7 @@ class LearnerConfig:
             _probability(f"learner.{name}", getattr(self, name))
 
 
+@documented
 @dataclass(frozen=True)
 class ReplayConfig:
     """The replay store of mode `replay`; sizes count sequences of one rollout each."""
@@ -325,6 +332,7 @@ class ReplayConfig:
         )
 
 
+@documented
 @dataclass(frozen=True)
 class TrainingConfig:
     """The training loop."""
@@ -370,6 +378,7 @@ class TrainingConfig:
             _probability("training.epsilon_decay_per_episode", self.epsilon_decay_per_episode)
 
 
+@documented
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Greedy evaluation on cities that training never draws."""
@@ -400,6 +409,7 @@ class EvaluationConfig:
         _probability("evaluation.min_coverage", self.min_coverage)
 
 
+@documented
 @dataclass(frozen=True)
 class CheckpointConfig:
     """Which checkpoints a run keeps."""
@@ -414,6 +424,7 @@ class CheckpointConfig:
         _at_least("checkpoint.keep", self.keep, 1)
 
 
+@documented
 @dataclass(frozen=True)
 class RunConfig:
     """A whole run."""

@@ -40,7 +40,8 @@ def demo(arguments: list[str], run: Run) -> int:
         try:
             if choice == "3" and newest() is None:
                 answer = ask("No run is trained yet. Train a quick one first? (y/n)", ("y", "n"))
-                if answer != "y" or train_quick(run) or newest() is None:
+                # Who stops the training wants to be asked again, not to watch half a policy.
+                if answer != "y" or train_quick(run) or not finished(newest()):
                     continue
             CHOICES[choice][1](run)
         except ConfigError as error:
@@ -111,7 +112,9 @@ def leave(run: Run) -> int:
 def describe_newest() -> str:
     """What choice 3 does now."""
     folder = newest()
-    return f"visualisation of a trained model: {folder or 'none in ' + str(RUNS) + ' yet'}"
+    if folder is None:
+        return f"visualisation of a trained model: none in {RUNS} yet"
+    return f"visualisation of a trained model: {folder}{'' if finished(folder) else ', unfinished'}"
 
 
 def describe_twenty() -> str:
@@ -147,7 +150,7 @@ def training(name: str) -> list[str]:
 
 def unfinished(folder: Path, name: str) -> bool:
     """Whether a run stopped early, can go on, and has the settings of a preset."""
-    if (folder / "evaluation.json").exists() or not saved(folder):
+    if finished(folder) or not saved(folder):
         return False
     return settings(folder) == json.loads(json.dumps(to_dict(preset(name))))
 
@@ -158,6 +161,11 @@ def settings(folder: Path) -> dict:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+
+
+def finished(folder: Path | None) -> bool:
+    """Whether a run is trained to its end."""
+    return folder is not None and (folder / "evaluation.json").exists()
 
 
 def saved(folder: Path) -> list[Path]:
@@ -182,8 +190,6 @@ def newest() -> Path | None:
 
 def run_for_twenty() -> Path | None:
     """The run for the 20-drone test: the newest finished one of scale20, else of full."""
-    finished = [folder for folder in trained() if (folder / "evaluation.json").exists()]
-    by_preset = {
-        name: [f for f in finished if settings(f).get("preset") == name] for name in PRESETS
-    }
+    whole = [folder for folder in trained() if finished(folder)]
+    by_preset = {name: [f for f in whole if settings(f).get("preset") == name] for name in PRESETS}
     return next(iter([*by_preset["scale20"], *by_preset["full"]]), None)

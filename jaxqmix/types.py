@@ -12,12 +12,14 @@ from typing import Any, Protocol, TypeVar
 
 import jax
 
+from jaxqmix.documentation import documented
+
 T = TypeVar("T", bound=type)
 
 
 def record(cls: T) -> T:
     """Makes a frozen dataclass whose fields are all pytree leaves or subtrees."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+    return documented(jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls)))
 
 
 # Actions, in the order of the action axis A.

@@ -1,11 +1,13 @@
 """The command line as a newcomer types it, typos included."""
 
+import dataclasses
 import subprocess
 import sys
 
 import pytest
 
-from jaxqmix import cli
+from jaxqmix import api, cli, compilation, presets
+from jaxqmix.validate import MISSION
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -190,3 +192,17 @@ def test_planners_are_evaluated_from_a_preset(capsys, tmp_path):
     assert found["policy"] == "random" and found["episodes"] == 3 and found["drones"] == 5
     assert found["coverage_ci95"][0] <= found["coverage"] <= found["coverage_ci95"][1]
     assert "unseen cities" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", [".png", ".gif", ".html"])
+def test_planners_are_drawn_with_other_numbers_of_drones(capsys, tmp_path, monkeypatch, ending):
+    tiny = dataclasses.replace(MISSION, env=dataclasses.replace(MISSION.env, horizon=6))
+    monkeypatch.setitem(presets.PRESETS, "quick", tiny)
+    monkeypatch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
+    flown, out = [], tmp_path / f"flight{ending}"
+    record = api.record
+    monkeypatch.setattr(api, "record", lambda *given: flown.append(record(*given)) or flown[-1])
+    command = ["render", "quick", "--planner", "greedy", "--drones", "3", "--out", str(out)]
+    assert cli.run(command) == 0
+    assert out.stat().st_size > 2000 and f"wrote {out}" in capsys.readouterr().out
+    assert [episode.positions.shape[1] for episode in flown] == [3]

@@ -40,7 +40,7 @@ def write_run(folder, seed=0, mixer="qmix", finished=True, height=0.9):
     if finished:
         figures = dict.fromkeys(METRICS, height) | {"env_steps": 4000, "success": {"return": True}}
         reports.append({"kind": "evaluation", "final": True, **figures})
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(to_dict(config)))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in reports))
     if finished:
@@ -61,6 +61,20 @@ def test_runs_that_differ_by_the_seed_belong_together(tmp_path):
         "vdn": 1,
     }
     assert found["vdn"][0].evaluation["coverage"] == 0.9 and found["vdn"][0].final is None
+
+
+def test_runs_of_one_name_are_told_apart_by_the_folders_above(tmp_path):
+    places = ("a/x/quick", "b/x/quick", "b/quick", "b/vdn")
+    mixers = ("qmix", "vdn", "iql", "vdn")
+    folders = [
+        write_run(tmp_path / place, index, mixer)
+        for index, (place, mixer) in enumerate(zip(places, mixers, strict=True))
+    ]
+    runs = load_runs([*folders, folders[0] / ".." / "quick"])
+    assert [run.name for run in runs] == ["a/x/quick", "b/x/quick", "b/quick", "vdn"]
+    found = groups(runs)
+    assert [len(same) for same in found.values()] == [1, 2, 1]
+    assert list(found)[1] == "b/x/quick to vdn (2 seeds)"
 
 
 @pytest.mark.parametrize("ending", [".png", ".pdf", ".svg"])

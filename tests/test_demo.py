@@ -13,13 +13,15 @@ from jaxqmix.presets import preset
 class Commands(list):
     """Stands for `cli.run`: notes each command, and leaves a trained run where it would."""
 
+    stopped = False  # whether Ctrl-C stops each training
+
     def __call__(self, arguments):
         self.append(" ".join(arguments))
         if arguments[0] == "train" and "--resume" not in arguments:
             folder = demo.RUNS / arguments[1]
             if "--out" in arguments:
                 folder = demo.Path(arguments[arguments.index("--out") + 1])
-            leave_run(folder, arguments[1])
+            leave_run(folder, arguments[1], finished=not self.stopped)
         return 0
 
 
@@ -91,6 +93,14 @@ def test_watching_without_a_model_offers_to_train(play, capsys):
     ]
     assert play("3", "perhaps", "y", "5") == ["train quick", *watching]
     assert "please answer y or n" in capsys.readouterr().out
+
+
+def test_stopping_the_offered_training_leads_back_to_the_menu(play, monkeypatch, capsys):
+    monkeypatch.setattr(Commands, "stopped", True)
+    assert play("3", "y", "5") == ["train quick"]
+    assert "a trained model: runs/quick, unfinished\n" in capsys.readouterr().out
+    # Asked for now, it is shown.
+    assert play("3", "5")[0] == "render runs/quick --out runs/quick/replay.html"
 
 
 def test_a_model_need_not_be_trained(play):

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxqmix"
 
 LAYERS = {
-    0: ("config", "presets", "types", "compilation", "distributed"),
+    0: ("documentation", "config", "presets", "types", "compilation", "distributed"),
     1: ("city",),
     2: ("env", "planners"),
     3: ("rollout",),
@@ -23,7 +23,11 @@ LAYERS = {
 }
 """First part of a module's name, by layer; the empty name is the package itself."""
 
-STANDARD_LIBRARY_ONLY = {"config": (), "presets": ("config",)}
+STANDARD_LIBRARY_ONLY = {
+    "documentation": (),
+    "config": ("documentation",),
+    "presets": ("config",),
+}
 """Files without third-party imports, and what they may import from the package."""
 
 WORLD = ("env", "city", "rollout")

@@ -1,8 +1,11 @@
 """The README's commands and Python run as they stand there, with tiny missions behind the names."""
 
+import argparse
 import dataclasses
 import re
+import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import jax
@@ -14,9 +17,20 @@ from jaxqmix.validate import MISSION
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+LINES = [line for _, block in BLOCKS for line in block.splitlines()]
+PROSE = re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL)
+WRITTEN = dict.fromkeys([*LINES, *re.findall(r"`([^`\n]+)`", PROSE)])
+"""Lines of blocks and words in the text that are code, each once."""
+ELSEWHERE = ("jaxqmix demo", "jaxqmix validate")
+"""Commands with tests of their own: one asks questions, the other takes long."""
 COMMANDS = [
-    line for _, block in BLOCKS for line in block.splitlines() if line.startswith("jaxqmix ")
+    line
+    for line in WRITTEN
+    # Words in capitals stand for something.
+    if line.startswith("jaxqmix ") and not re.search(r"\b[A-Z]+\b", line) and line not in ELSEWHERE
 ]
+BENCHMARKS = [line for line in WRITTEN if line.startswith("python benchmarks/")]
+FOLDER = Path(__file__).parents[1]
 TINY = dataclasses.replace(
     MISSION,
     env=dataclasses.replace(MISSION.env, horizon=10),
@@ -48,8 +62,13 @@ def affordable(command: str) -> list[str]:
 
 def test_every_command_runs(capsys):
     assert {command.split()[1] for command in COMMANDS} >= {"train", "evaluate", "render", "plot"}
+    assert "jaxqmix train quick --help" in COMMANDS
     for command in COMMANDS:
-        assert cli.run(affordable(command)) == 0, command
+        if command.endswith("--help"):
+            with pytest.raises(SystemExit, match=r"^0$"):
+                cli.run(affordable(command))
+        else:
+            assert cli.run(affordable(command)) == 0, command
     for file in ("report.json", "flights.npz", "swarm.html", "curves.png", "runs/quick/replay.gif"):
         assert Path(file).stat().st_size > 0
 
@@ -67,3 +86,38 @@ def test_python_runs():
         exec(compile(block, "README.md", "exec"), names)
     assert names["actions"].shape == (2,)
     assert isinstance(names["actions"], jax.Array) and names["report"]["episodes"] == 64
+
+
+def test_every_setting_exists(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["train", "quick", "--help"])
+    known = set(re.findall(r"--[a-z.-]+", capsys.readouterr().out))
+    named = set(re.findall(r"`(--[a-z]+\.[a-z.-]+)`", PROSE))
+    assert len(named) > 20 and named <= known
+
+
+class Understood(Exception):
+    """Raised in place of the work of a benchmark, once it has read its arguments."""
+
+
+@pytest.mark.parametrize("command", BENCHMARKS)
+def test_benchmarks_understand_their_arguments(command, monkeypatch):
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(self, *arguments):
+        parse(self, *arguments)
+        raise Understood
+
+    _, script, *arguments = shlex.split(command)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    monkeypatch.syspath_prepend(str(FOLDER / "benchmarks"))
+    with pytest.raises(Understood):
+        runpy.run_path(str(FOLDER / script), run_name="__main__")
+
+
+def test_benchmarks_of_the_table_exist():
+    scripts = re.findall(r"`(benchmarks/\w+\.py)`", PROSE)
+    assert len(BENCHMARKS) >= 2 and len(scripts) >= 10
+    for script in scripts:
+        assert (FOLDER / script).is_file(), script

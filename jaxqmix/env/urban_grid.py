@@ -185,15 +185,36 @@ class UrbanGrid:
         return agent_features(self.config)
 
     def draw_params(self, key: jax.Array) -> EnvParams:
-        """Draws one swarm's world from the domain."""
+        """Draws one swarm's world from the domain: float32 scalars, and wind [2] in m/s."""
         return draw_params(key, self.domain)
 
     def reset(self, key: jax.Array, params: EnvParams) -> tuple[State, Timestep]:
-        """Starts an episode of one swarm; see `jaxqmix.env.urban_grid.reset`."""
+        """Starts an episode of one swarm of N drones.
+
+        Args:
+          key: consumed once; it decides the city, the starts and the first look.
+          params: the swarm's world, from `draw_params`.
+
+        Returns:
+          The state (positions [N, 3] in metres, for example), and a timestep with reward 0 and
+          the observation: agents [N, D], available actions [N, A], the mixer's state [S].
+        """
         return reset(key, params, self.config)
 
     def step(
         self, key: jax.Array, state: State, actions: jax.Array, params: EnvParams
     ) -> tuple[State, Timestep]:
-        """Flies one env step of one swarm; see `jaxqmix.env.urban_grid.step`."""
+        """Flies one env step of one swarm of N drones, `config.step_seconds` long.
+
+        Args:
+          key: consumed once.
+          state: of the swarm, from `reset` or `step`.
+          actions: [N] int32, one command per drone; see `jaxqmix.types.ACTIONS`.
+          params: the swarm's world.
+
+        Returns:
+          The next state, and its timestep: reward [], terminated [] and truncated [] bool,
+          coverage [] from 0 to 1, and what `reset` gives. Stepping on after the end of an episode
+          is defined and harmless; callers mask it.
+        """
         return step(key, state, actions, params, self.config)

@@ -51,16 +51,20 @@ class Record:
 
 
 def load_runs(folders: Sequence[Path]) -> list[Record]:
-    """Loads runs from their folders; raises `ConfigError` where one holds no metrics."""
+    """Loads runs from their folders; raises `ConfigError` where one holds no metrics.
+
+    A folder that is named twice is one run.
+    """
     records = []
-    for folder in folders:
+    unique = {folder.resolve(): folder for folder in folders}
+    for name, folder in zip(short_names(list(unique)), unique.values(), strict=True):
         reports, final = read(folder), folder / FINAL
         if not reports:
             raise ConfigError(f"run = {folder} is not allowed: it holds no metrics")
         try:
             records.append(
                 Record(
-                    folder.resolve().name,
+                    name,
                     json.loads((folder / SETTINGS).read_text(encoding="utf-8")),
                     reports,
                     json.loads(final.read_text(encoding="utf-8")) if final.exists() else None,
@@ -69,6 +73,21 @@ def load_runs(folders: Sequence[Path]) -> list[Record]:
         except (OSError, ValueError) as error:
             raise ConfigError(f"run = {folder} is not allowed: {error}") from None
     return records
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """Each folder's name, led by as many folders above it as tell it from the others."""
+
+    def ending(folder: Path, parts: int) -> Path:
+        return Path(*folder.parts[-parts:])
+
+    names = []
+    for folder in folders:
+        parts = 1
+        while sum(ending(other, parts) == ending(folder, parts) for other in folders) > 1:
+            parts += 1
+        names.append(ending(folder, parts).as_posix())
+    return names
 
 
 def groups(runs: Sequence[Record]) -> dict[str, list[Record]]:

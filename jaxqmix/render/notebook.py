@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 KINDS = ("html", "gif", "png")
 REPLAY_HEIGHT = 640
 """Height of a 3-D replay on the page, pixels."""
-GIF_SIDE = 300
+GIF_SIDE = 250
 """Longer side of the map in a GIF, pixels; smaller than in a file, since notebooks keep it."""
 
 
