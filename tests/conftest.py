@@ -93,6 +93,7 @@ def compiled_flight(config: EnvConfig, steps: int, thorough: bool) -> Callable:
         if config.sensing == "probabilistic":
             air_keys = jax.vmap(jax.random.split)(step_keys)[:, 0]
         chances, air = jax.vmap(dynamics.draw_disturbances, (0, None))(air_keys, config.drones)
+        first_noise = jax.random.normal(jax.random.split(reset_key, 4)[3], (config.drones, 3))
         join = functools.partial(jax.tree.map, lambda a, b: jnp.concatenate([a[None], b]))
         states = join(state, states)
         return {
@@ -101,6 +102,7 @@ def compiled_flight(config: EnvConfig, steps: int, thorough: bool) -> Callable:
             "commands": commands,
             "chances": chances,
             "air": air,
+            "first_noise": first_noise,
             "unseen": sensing.unpack_unseen(states.unseen, config),
             "step_keys": jax.random.key_data(step_keys),
             "params": params,
@@ -126,6 +128,8 @@ def fly(
     thorough: bool = True,
 ) -> Any:
     """Random flights as NumPy arrays; states and timesteps [B, T + 1], everything else [B, T].
+
+    But `first_noise`, of the positions observed at reset, is [B, N, 3].
 
     Args:
       config: static sizes.

@@ -504,10 +504,14 @@ def known_teammates(observed, drone: int, config) -> list[int]:
 
 
 def teammates(observed, drone: int, config) -> list[float]:
-    """The nearest teammates, each soft-clipped offset x, y, altitude and 1; zeros for none."""
+    """The nearest teammates, each soft-clipped offset x, y, altitude and 1; zeros for none.
+
+    Of two that are equally far away, the one further west counts as nearer, then north, then low.
+    """
     known = known_teammates(observed, drone, config)
     offsets = [observed[other] - observed[drone] for other in known]
-    offsets.sort(key=lambda offset: float(np.sum(offset**2)))
+    leaning = np.array([0.05, 0.031, 0.021])
+    offsets.sort(key=lambda offset: float(np.sum(offset**2) + offset @ leaning))
     values = []
     for offset in offsets[: config.neighbours]:
         diameter = 2 * max_footprint(config)

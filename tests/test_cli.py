@@ -1,12 +1,14 @@
 """The command line as a newcomer types it, typos included."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 
 import pytest
 
 from jaxqmix import api, cli, compilation, presets
+from jaxqmix.presets import preset
 from jaxqmix.validate import MISSION
 
 
@@ -142,19 +144,36 @@ def test_help_ends_in_terminals_of_any_width(capsys, monkeypatch, columns):
     assert stop.value.code == 0 and "--episodes" in capsys.readouterr().out
 
 
-def test_every_setting_is_documented(capsys):
+def settings_of(config, prefix="--"):
+    """Every setting of a config as the command line calls it, with its default."""
+    for item in dataclasses.fields(config):
+        name, value = prefix + item.name.replace("_", "-"), getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from settings_of(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def test_every_setting_is_documented(capsys, monkeypatch):
+    """With what it takes, a sentence and its default."""
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as stop:
         cli.main(["train", "quick", "--help"])
-    text = capsys.readouterr().out
+    text = re.sub(r"[│╭╮╰╯─|+]+", " ", capsys.readouterr().out)
     assert stop.value.code == 0
-    for setting in (
-        "--env.drones",
-        "--domain.packet-loss",
-        "--learner.trace",
-        "--resume",
-        "--seed",
-    ):
-        assert setting in text
+    entries = [" ".join(entry.split()) for entry in re.split(r"\n\s*(?=--\w)", text)]
+    shown = {re.match(r"--[\w.-]+|", entry)[0]: entry for entry in entries}
+    expected = dict(settings_of(preset("quick")))
+    assert len(expected) > 70
+    for name, default in expected.items():
+        values = default if isinstance(default, tuple) else (default,)
+        ending = f"(default: {' '.join(map(str, values))})"
+        entry = shown[name]
+        assert ending in entry, entry
+        description = entry[: entry.index(ending)].split()[1:]
+        assert len(description) > 3 and description[-1].endswith("."), entry
+    for name in ("--mode", "--seed", "--env-steps", "--episodes", "--out", "--resume", "--wandb"):
+        assert "(default: " in shown[name]
 
 
 def test_help_does_not_load_jax():

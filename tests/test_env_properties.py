@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 
 import chex
 import jax
@@ -229,17 +230,30 @@ def test_compiled_equals_eager(flights, take, city_block):
 )
 def test_drones_have_no_names(flights, take, city_block, swarm, time, order):
     """Drones in another order make the same observations in that order."""
-    _, _, observe = single_swarm(city_block)
     state = take(flights["states"], swarm, time)
-    params = replace(take(flights["params"], swarm), sensor_noise=np.float32(0))
+    assert_same_in_order(state, take(flights["params"], swarm), order, city_block)
+
+
+def test_ties_of_distance_have_no_names(flights, take, city_block):
+    """On the lattice of start pads, teammates are equally far away; two of three are observed."""
+    places = np.array([(30, 30, 60), (70, 30, 60), (110, 30, 60), (70, 70, 60)], np.float32)
+    state = replace(take(flights["states"], 0, 0), position=places)
+    for order in itertools.permutations(range(4)):
+        assert_same_in_order(state, take(flights["params"], 0), order, city_block)
+
+
+def assert_same_in_order(state, params, order, config):
+    """Without noise of its own, a drone observes the same wherever it stands in the order."""
+    _, _, observe = single_swarm(config)
+    params = replace(params, sensor_noise=np.float32(0))
     order = np.array(order)
     per_drone = ("position", "last_action", "link", "obstruction")
     changed = replace(state, **{name: getattr(state, name)[order] for name in per_drone})
-    noise = np.ones((city_block.drones, 3), np.float32)
+    noise = np.ones((config.drones, 3), np.float32)
     plain, permuted = observe(state, params, noise), observe(changed, params, noise)
     np.testing.assert_allclose(permuted.agents, np.asarray(plain.agents)[order], atol=1e-5)
     np.testing.assert_array_equal(permuted.available, np.asarray(plain.available)[order])
-    poses = slice(-2 - 3 * city_block.drones, -2)
+    poses = slice(-2 - 3 * config.drones, -2)
     expected = np.asarray(plain.state).copy()
     expected[poses] = expected[poses].reshape(-1, 3)[order].ravel()
     np.testing.assert_allclose(permuted.state, expected, atol=1e-6)

@@ -231,16 +231,17 @@ def test_rewards_and_ends(flights, take):
 
 
 def test_observations(flights, take):
-    """Every group of every drone's observation, and the mixer's state, at every seventh step."""
+    """Every drone's groups, and the mixer's state, at reset and at every seventh step."""
     config, data, plain = flights
     swarms, steps = data["commands"].shape[:2]
     table = observation.groups(config)
     for swarm in range(swarms):
         weather, over_time = plain[swarm]
         observed = take(data["timesteps"].observation, swarm)
-        for time in range(1 + swarm % 7, steps + 1, 7):
+        for time in [0, *range(1 + swarm % 7, steps + 1, 7)]:
             world = over_time[time]
-            noise = data["air"][swarm, time - 1, :, 2:].astype(float)
+            noise = data["air"][swarm, time - 1, :, 2:] if time else data["first_noise"][swarm]
+            noise = noise.astype(float)
             drones = ref.observe(world, weather, noise, config)
             for drone, groups in enumerate(drones):
                 assert list(groups) == list(table)
