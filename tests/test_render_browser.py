@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from statistics import median
 
 import numpy as np
 import pytest
@@ -121,24 +120,25 @@ def test_play_advances_to_the_end_and_starts_again(visit):
     assert not page.evaluate("replay.playing")
 
 
-def test_the_script_keeps_up_with_twenty_drones_and_400_steps(visit):
+def test_twenty_drones_and_400_steps_play_smoothly(visit):
     page = visit(large=True, size=(480, 320))
-    # Only the script's own time, in milliseconds: how fast pixels are filled is the graphics
-    # card's affair, and here there is none.
-    costs = page.evaluate(
+    frames = page.evaluate(
         """() => new Promise((resolve) => {
-          const request = window.requestAnimationFrame.bind(window), costs = [];
+          const request = window.requestAnimationFrame.bind(window), frames = [];
           window.requestAnimationFrame = (callback) => request((now) => {
             const start = performance.now();
             callback(now);
-            costs.push(performance.now() - start);
-            if (costs.length === 20) resolve(costs);
+            frames.push([now, performance.now() - start]);
+            if (frames.length === 40) resolve(frames);
           });
           replay.play();
         })"""
     )
     assert page.evaluate("replay.playing && replay.step") > 0
-    assert median(costs) < 33  # 30 frames per second
+    times, scripts = np.array(frames).T
+    assert np.median(scripts) < 33  # milliseconds of the page's script
+    # Whole frames are drawn by the processor here, on a busy machine perhaps.
+    assert np.median(np.diff(times)) < 300
 
 
 def test_following_and_turning_change_the_picture(visit):
