@@ -232,7 +232,7 @@ def look(
         old = jax.lax.dynamic_slice(words, start, mask.shape)
         return jax.lax.dynamic_update_slice(words, old & ~mask, start), old & mask
 
-    words, new = jax.lax.scan(one_drone, unseen.words, (materialise(masks), starts))
+    words, new = jax.lax.scan(one_drone, unseen.words, (masks, starts))
     coarse = count_down(unseen.coarse, new, starts, config)
     return Unseen(words, coarse), jnp.sum(jax.lax.population_count(new), dtype=jnp.int32)
 
