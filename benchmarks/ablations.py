@@ -22,6 +22,7 @@ from jaxqmix.env.observation import groups
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import METRICS, SELECTION, evaluator, summarise
 from jaxqmix.presets import PRESETS, preset
+from jaxqmix.runner import AHEAD
 from jaxqmix.training import make_trainer
 
 
@@ -59,9 +60,10 @@ def train_seeds(config: RunConfig, seeds: int, episodes: int) -> list[dict[str, 
     found = []
     for seed in range(seeds):
         state = trainer.initialise(seed)
-        for _ in range(config.chunks):
+        for chunk in range(config.chunks):
             state, metrics = trainer.chunk(state)
-        jax.block_until_ready(metrics)
+            if chunk % AHEAD == 0:
+                jax.block_until_ready(metrics)
         figures, _ = evaluate(state.learner.average["agent"], 0, episodes, SELECTION)
         found.append({name: float(np.mean(figures[name])) for name in METRICS})
     return found

@@ -46,6 +46,9 @@ from jaxqmix.training import (
 
 REPORTS = 100
 """Training reports in a whole run."""
+AHEAD = 4
+"""Rollouts sent to the devices before the host waits. Unbounded, CPU devices may wait for each
+other's sums for ever: those of many programs share one pool of threads."""
 
 Report = dict[str, Any]
 
@@ -231,6 +234,7 @@ class Run:
             self.state, metrics = self.trainer.chunk(self.state)
             self.step += 1
             pending.append(metrics)
+            jax.block_until_ready(pending[-AHEAD:][0])
             self.listener.advanced(self.step)
             if self.step % every_report == 0 or self.step == config.chunks:
                 figures = jax.device_get(pending)
