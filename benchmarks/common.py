@@ -27,6 +27,8 @@ from jaxqmix.config import RunConfig
 from jaxqmix.distributed import use_all_cores
 
 RESULTS = Path(__file__).parent / "results"
+IN_A_ROW = 3
+"""Evaluations in a row that must meet the criteria before they count as reached."""
 COLOURS = ("#1f6f8b", "#d1495b", "#e9a23b", "#5b8c5a", "#6b5b95", "#444444")
 
 

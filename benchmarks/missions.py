@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import machine, parse, parser, save, show, with_training
+from common import IN_A_ROW, machine, parse, parser, save, show, with_training
 
 from jaxqmix import api
 from jaxqmix.compilation import enable_cache
@@ -28,8 +28,6 @@ from jaxqmix.runner import Listener, train
 
 STABLE = 0.2
 """Over this last share of a run, no evaluation may fall below the criteria."""
-IN_A_ROW = 3
-"""Evaluations in a row that must meet the criteria before they count as reached."""
 
 
 class Stopwatch(Listener):

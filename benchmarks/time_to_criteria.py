@@ -16,6 +16,7 @@ from typing import Any
 
 from common import (
     COLOURS,
+    IN_A_ROW,
     CompileClock,
     figure,
     parse,
@@ -30,9 +31,6 @@ from common import (
 from jaxqmix.config import RunConfig
 from jaxqmix.presets import PRESETS, preset
 from jaxqmix.runner import Listener, Report, train
-
-IN_A_ROW = 3
-"""Evaluations in a row that must meet the criteria."""
 
 
 class Stopwatch(Listener):

@@ -39,6 +39,8 @@ def refused(capsys, *arguments: str) -> str:
         (["train", "quick", "--domain.packet-loss", "0", "1.5"], ["packet_loss", "1.5"]),
         (["train", "quick", "--learner.gamma", "2"], ["learner.gamma = 2", "0 and 1"]),
         (["train", "quick", "--mode", "offline"], ["offline", "replay"]),
+        (["train", "quick", "--learner.double-q", "maybe"], ["maybe", "False, True"]),
+        (["train", "quick", "--learner.double-q"], ["--learner.double-q misses a value"]),
         (["train", "quick", "--env-steps", "639"], ["training.env_steps = 639", "640"]),
         (["train", "quick", "--episodes", "0"], ["training.episodes = 0"]),
         (["train", "quick", "--seed", "1e3"], ["--seed = 1e3", "a whole number"]),

@@ -1,5 +1,6 @@
 """Swarms over several devices: the same gradient, the same flights, every clock on each device."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +53,15 @@ def test_episodes_do_not_depend_on_the_number_of_devices(city_block, rough, monk
     one, _ = evaluator(env, lambda _: policy, batch=4)((), 0, 4)
     for name, values in two.items():
         np.testing.assert_array_equal(values, one[name])
+
+
+def test_a_last_batch_that_is_not_full_changes_nothing(city_block, rough):
+    env = UrbanGrid(city_block, rough)
+    policy = planner("random", city_block)
+    whole, recorded = evaluator(env, lambda _: policy, batch=6, keep=True)((), 0, 6)
+    parts, again = evaluator(env, lambda _: policy, batch=4, keep=True)((), 0, 6)
+    assert len(np.unique(whole["return"])) == 6
+    chex.assert_trees_all_equal((whole, recorded), (parts, again))
 
 
 def test_every_device_has_its_own_key():

@@ -112,6 +112,27 @@ def test_random_takes_every_available_action_and_no_other():
     assert (counts[available] > 60).all()  # 100 expected, standard deviation 9
 
 
+def test_random_keeps_clear_unless_it_is_careless():
+    crowd = dataclasses.replace(TOWN, drones=20, no_fly_zones=0, horizon=40)
+    assert not fly("random", crowd, OPEN)["conflict"].any()
+    params = urban_grid.draw_params(jax.random.key(0), OPEN)
+    state, timestep = jax.jit(urban_grid.reset, static_argnums=2)(jax.random.key(1), params, crowd)
+    # Two drones side by side: one of them may fly into the other, the careful ones never do.
+    place = state.position[0]
+    close = place + jnp.array([crowd.cell_size, 0.0, 0.0])
+    state = replace(state, position=state.position.at[1].set(close))
+    met = {}
+    for careless in (False, True):
+        policy = planners.Random(crowd, careless)
+        choose = jax.jit(jax.vmap(lambda key, policy=policy: policy(key, state, timestep, ())[0]))
+        actions = choose(jax.random.split(jax.random.key(2), 200))
+        ends = state.position + urban_grid.dynamics.displacements(crowd)[actions]
+        met[careless] = int(jnp.sum(jax.vmap(
+            lambda after: urban_grid.dynamics.conflicts(state.position, after)[0]
+        )(ends)))  # fmt: skip
+    assert met[False] == 0 < met[True]
+
+
 @pytest.mark.parametrize("name", planners.PLANNERS)
 def test_legal_actions_in_rough_air(name):
     flight = fly(name, TOWN, ROUGH)
