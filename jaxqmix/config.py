@@ -201,6 +201,8 @@ class RewardConfig:
     """Seeing every coverable cell is worth this much."""
     bonus: float = 0.1
     """Times the share of time left when 90 % coverage is first reached."""
+    perimeter: float = 0.35
+    """Cost of a metre of the unseen area's perimeter, times 100 m2; closing a gap pays it back."""
     conflict: float = 20.0
     """Cost of a drone conflict."""
     building_hit: float = 3.0

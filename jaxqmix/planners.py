@@ -23,7 +23,7 @@ from jaxqmix.city import cell_centres, footprint_radius
 from jaxqmix.config import CONFLICT_HORIZONTAL, CONFLICT_VERTICAL, ConfigError, EnvConfig
 from jaxqmix.env.dynamics import displacements
 from jaxqmix.env.observation import groups
-from jaxqmix.env.sensing import WORD, footprint_cells, footprint_mask, margins, unpack_unseen
+from jaxqmix.env.sensing import WORD, footprint_mask, margins, unpack_unseen, window_cells
 from jaxqmix.types import (
     ACTIONS,
     ASCEND,
@@ -468,7 +468,7 @@ def visits(trail: jax.Array, ends: jax.Array, config: EnvConfig) -> jax.Array:
 def newly_seen(state: State, ends: jax.Array, radius: jax.Array, config: EnvConfig) -> jax.Array:
     """Unseen cells in the footprints at `ends` [N, A, 3], as a share [N, A] of what a straight
     flight into the unseen sees in a step."""
-    reach = footprint_cells(config)
+    reach = window_cells(config)
     row_margin, word_margin = margins(config)
     last = jnp.array([config.rows - 1, config.columns - 1])
 

@@ -41,6 +41,7 @@ class RewardWeights:
 
     area: jax.Array
     bonus: jax.Array
+    perimeter: jax.Array
     conflict: jax.Array
     building_hit: jax.Array
     violation: jax.Array
@@ -94,7 +95,7 @@ class State:
     obstruction: jax.Array  # [N, A] int32, what blocks each action from here; FREE if nothing
     time: jax.Array  # [] int32, env steps flown
     seen: jax.Array  # [] int32, coverable cells seen so far
-    uncredited: jax.Array  # [] int32, cells seen at reset that the first reward will credit
+    perimeter: jax.Array  # [] int32, sides between unseen cells and others
 
 
 @record

@@ -51,7 +51,7 @@ ROUGH = DomainConfig(
     packet_loss=(0.0, 0.3),
     delay=(0.0, 0.3),
     sensor_noise=(0.0, 5.0),
-    reward=RewardConfig(1.0, 0.3, 20.0, 3.0, 4.0, 0.02),
+    reward=RewardConfig(1.0, 0.3, 0.7, 20.0, 3.0, 4.0, 0.02),
 )
 """Every disturbance, and a different weight for every reward term."""
 

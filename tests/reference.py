@@ -285,12 +285,27 @@ def block_counts(unseen: np.ndarray, block: int) -> np.ndarray:
     return counts
 
 
+def perimeter(unseen: np.ndarray) -> int:
+    """Sides between an unseen cell [H, W] and any other, the outside of the city included."""
+    sides = 0
+    for row, column in np.argwhere(unseen):
+        for y, x in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+            inside = 0 <= y < unseen.shape[0] and 0 <= x < unseen.shape[1]
+            sides += not (inside and unseen[y, x])
+    return sides
+
+
 # Reward and ends.
 
 
 def area_term(newly_seen: int, coverable: int) -> float:
     """Newly seen cells as a share of the coverable ones."""
     return newly_seen / max(coverable, 1)
+
+
+def perimeter_term(growth: int, coverable: int, config) -> float:
+    """Metres of growth times 100 m, as a share of the coverable area."""
+    return growth * config.cell_size * 100.0 / (max(coverable, 1) * config.cell_size**2)
 
 
 def bonus_term(seen_before: int, seen_after: int, coverable: int, time: int, config) -> float:
@@ -305,12 +320,23 @@ def drone_share(flags, config) -> float:
 
 
 def team_reward(
-    newly_seen, seen_before, seen_after, coverable, time, executed, conflict, code, weights, config
+    newly_seen,
+    growth,
+    seen_before,
+    seen_after,
+    coverable,
+    time,
+    executed,
+    conflict,
+    code,
+    weights,
+    config,
 ) -> float:
     """The weighted terms; area and bonus are gains, all others costs.
 
     Args:
       newly_seen: cells credited in this step.
+      growth: sides that the unseen area's perimeter grew by.
       seen_before: cells seen before the step; none before the first.
       seen_after: cells seen after it.
       coverable: coverable cells.
@@ -323,7 +349,8 @@ def team_reward(
     """
     gains = weights["area"] * area_term(newly_seen, coverable)
     gains += weights["bonus"] * bonus_term(seen_before, seen_after, coverable, time, config)
-    costs = weights["conflict"] * drone_share(conflict, config)
+    costs = weights["perimeter"] * perimeter_term(growth, coverable, config)
+    costs += weights["conflict"] * drone_share(conflict, config)
     costs += weights["building_hit"] * drone_share([c == BUILDING for c in code], config)
     costs += weights["violation"] * drone_share([c == NO_FLY for c in code], config)
     costs += weights["energy"] * drone_share([a != HOVER for a in executed], config)
@@ -429,17 +456,38 @@ def gain(unseen, place, visibility, config, slack: float = 0.0) -> list[float]:
 
     `slack` widens or narrows the footprint, metres.
     """
+    values = []
+    for newly, reach in looks_ahead(unseen, place, visibility, config, slack):
+        values.append(newly.sum() / (2 * reach / config.cell_size))
+    return values
+
+
+def growth(unseen, place, visibility, config) -> list[float]:
+    """Growth of the perimeter by each of the looks of `gain`, in fours of sides; sides on the edge
+    of the 32 x 32 cells around the drone do not count."""
+    row, column = cell_of(place[0], place[1], config)
+
+    def sides(cells: np.ndarray) -> int:
+        window = np.pad(cells, 16)[row : row + 32, column : column + 32]
+        return np.sum(window[1:] != window[:-1]) + np.sum(window[:, 1:] != window[:, :-1])
+
+    looks = looks_ahead(unseen, place, visibility, config)
+    return [(sides(unseen & ~newly) - sides(unseen)) / 4 for newly, _ in looks]
+
+
+def looks_ahead(unseen, place, visibility, config, slack: float = 0.0) -> list[tuple]:
+    """What each look of `gain` would newly see [H, W], and its radius."""
     row, column = cell_of(place[0], place[1], config)
     near = np.zeros_like(unseen)
     near[max(row - 16, 0) : row + 16, max(column - 16, 0) : column + 16] = True
     moves = [displacement(action, config) for action in range(7)]
     moves += [count * moves[heading] for count in (2, 4, 8) for heading in range(4)]
-    values = []
+    looks = []
     for end in (place + move for move in moves):
         reach = footprint_radius(end[2], visibility)
-        newly = unseen & near & (distances(end[0], end[1], config) <= reach + slack)
-        values.append(newly.sum() / (2 * reach / config.cell_size))
-    return values
+        near_end = distances(end[0], end[1], config) <= reach + slack
+        looks.append((unseen & near & near_end, reach))
+    return looks
 
 
 def own_share(view: np.ndarray, block: int, observed, drone: int, config) -> np.ndarray:
@@ -503,21 +551,27 @@ def known_teammates(observed, drone: int, config) -> list[int]:
     return known
 
 
-def teammates(observed, drone: int, config) -> list[float]:
-    """The nearest teammates, each soft-clipped offset x, y, altitude and 1; zeros for none.
+def teammates(observed, last_action, drone: int, config) -> list[float]:
+    """The nearest teammates, each soft-clipped offset x, y, altitude, 1 and heading x, y; zeros for
+    none.
 
     Of two that are equally far away, the one further west counts as nearer, then north, then low.
     """
     known = known_teammates(observed, drone, config)
-    offsets = [observed[other] - observed[drone] for other in known]
     leaning = np.array([0.05, 0.031, 0.021])
-    offsets.sort(key=lambda offset: float(np.sum(offset**2) + offset @ leaning))
+
+    def distance(other: int) -> float:
+        offset = observed[other] - observed[drone]
+        return float(np.sum(offset**2) + offset @ leaning)
+
     values = []
-    for offset in offsets[: config.neighbours]:
+    for other in sorted(known, key=distance)[: config.neighbours]:
+        offset = observed[other] - observed[drone]
         diameter = 2 * max_footprint(config)
         values += [math.tanh(offset[0] / diameter), math.tanh(offset[1] / diameter)]
         values += [math.tanh(offset[2] / 100.0), 1.0]
-    return values + [0.0] * (4 * config.neighbours - len(values))
+        values += list(displacement(last_action[other], config)[:2] / config.cell_size)
+    return values + [0.0] * (6 * config.neighbours - len(values))
 
 
 def team_density(observed, drone: int, config) -> np.ndarray:
@@ -558,6 +612,7 @@ def observe(world: World, weather: Weather, noise, config) -> list[dict[str, np.
             "repeat": [max(p) for p in repeatable(world.heights, world.no_fly, place, config)],
             "obstacles": obstacles(world.heights, world.no_fly, place, config),
             "gain": gain(world.unseen, place, weather.visibility, config),
+            "growth": growth(world.unseen, place, weather.visibility, config),
         }
         sides = view_sides(config)
         for block, side in sides:
@@ -569,7 +624,7 @@ def observe(world: World, weather: Weather, noise, config) -> list[dict[str, np.
         for block, _ in sides[middle - 1 : middle + 1]:
             view = parts[f"unseen_{block}"]
             parts[f"own_{block}"] = own_share(view, block, observed, drone, config)
-        parts["teammates"] = teammates(observed, drone, config)
+        parts["teammates"] = teammates(observed, world.last_action, drone, config)
         parts["team_density"] = team_density(observed, drone, config)
         result.append({name: np.asarray(part, float).ravel() for name, part in parts.items()})
     return result

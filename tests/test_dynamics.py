@@ -67,7 +67,7 @@ def params(wind=(0.0, 0.0), turbulence=0.0, packet_loss=0.0, delay=0.0) -> EnvPa
         packet_loss=jnp.float32(packet_loss),
         delay=jnp.float32(delay),
         sensor_noise=jnp.float32(0),
-        reward=RewardWeights(one, one, one, one, one, one),
+        reward=RewardWeights(*(one for _ in range(7))),
     )
 
 

@@ -22,7 +22,7 @@ from jaxqmix.types import EnvParams, RewardWeights, replace
 STEPS, SWARMS = 80, 14
 """The same as in `test_env_reference.py`, so that both share one compiled flight."""
 
-WEIGHTS = ("area", "bonus", "conflict", "building_hit", "violation", "energy")
+WEIGHTS = ("area", "bonus", "perimeter", "conflict", "building_hit", "violation", "energy")
 
 
 def params_from(**values) -> EnvParams:
@@ -32,7 +32,7 @@ def params_from(**values) -> EnvParams:
     values = {name: jnp.float32(values.get(name, value)) for name, value in calm.items()} | {
         name: value for name, value in values.items() if name == "reward"
     }
-    values.setdefault("reward", weights_from(1.0, 0.1, 20.0, 3.0, 3.0, 0.02))
+    values.setdefault("reward", weights_from(1.0, 0.1, 0.4, 20.0, 3.0, 3.0, 0.02))
     return EnvParams(**values)
 
 
@@ -105,6 +105,7 @@ def test_reward_is_the_sum_of_its_terms(fly, take, city_block, seed, params):
         heights, no_fly = city.heights.astype(float), city.no_fly.astype(float)
         coverable = ref.coverable_cells(no_fly, float(params.visibility), config)
         seen = coverable.sum() - flights["unseen"][swarm].sum(axis=(1, 2))
+        sides = [ref.perimeter(unseen) for unseen in flights["unseen"][swarm]]
         total = 0.0
         for time in range(1, STEPS + 1):
             before, after = states.position[swarm, time - 1 : time + 1].astype(float)
@@ -117,6 +118,7 @@ def test_reward_is_the_sum_of_its_terms(fly, take, city_block, seed, params):
             seen_before = 0 if time == 1 else seen[time - 1]
             total += ref.team_reward(
                 newly_seen=seen[time] - seen_before,
+                growth=sides[time] - (0 if time == 1 else sides[time - 1]),
                 seen_before=seen_before,
                 seen_after=seen[time],
                 coverable=coverable.sum(),

@@ -182,7 +182,7 @@ def test_sensing_and_counts(flights, take):
             unseen = world.unseen
 
             assert states.seen[time] == world.seen
-            assert states.uncredited[time] == (world.seen if time == 0 else 0)
+            assert states.perimeter[time] == ref.perimeter(world.unseen)
             assert np.bitwise_count(states.unseen.words[time]).sum() == world.unseen.sum()
             levels = zip(states.unseen.coarse, ref.coarse_sides(config), strict=True)
             for level, block in levels:
@@ -203,6 +203,7 @@ def test_rewards_and_ends(flights, take):
         events = timesteps.events
         weights = vars(take(data["params"].reward, swarm))
         coverable = int(over_time[0].coverable.sum())
+        sides = [ref.perimeter(world.unseen) for world in over_time]
         assert timesteps.reward[0] == 0
         assert not timesteps.terminated[0] and not timesteps.truncated[0]
         for time in range(1, steps + 1):
@@ -211,6 +212,7 @@ def test_rewards_and_ends(flights, take):
             flags = [events.building_hit[time], events.violation[time]]
             reward = ref.team_reward(
                 newly_seen=after.seen - seen_before,
+                growth=sides[time] - (0 if time == 1 else sides[time - 1]),
                 seen_before=seen_before,
                 seen_after=after.seen,
                 coverable=coverable,
@@ -250,12 +252,13 @@ def test_observations(flights, take):
                 assert len(fast) == sum(part.size for part in groups.values())
                 for name, part in groups.items():
                     if at_edge and (
-                        name in ("pose", "obstacles", "gain") or name.startswith(("unseen", "own"))
+                        name in ("pose", "obstacles", "gain", "growth")
+                        or name.startswith(("unseen", "own"))
                     ):
                         continue
                     if name == "available":
                         part = world_available(data, swarm, time, drone)
-                    if name in ("repeat", "gain"):
+                    if name in ("repeat", "gain", "growth"):
                         check_look_ahead(fast[table[name]], name, world, weather, drone, config)
                         continue
                     np.testing.assert_allclose(
@@ -281,7 +284,13 @@ def check_look_ahead(found, name, world, weather, drone, config):
         ref.gain(world.unseen, place, weather.visibility, config, slack)
         for slack in (-ref.CLOSE_CALL, ref.CLOSE_CALL)
     )
-    assert (np.array(least) - 1e-4 <= found).all() and (found <= np.array(most) + 1e-4).all()
+    if name == "gain":
+        assert (np.array(least) - 1e-4 <= found).all() and (found <= np.array(most) + 1e-4).all()
+        return
+    clear = np.array(least) == most
+    assert clear.sum() >= len(clear) // 2
+    expected = np.array(ref.growth(world.unseen, place, weather.visibility, config))
+    np.testing.assert_allclose(found[clear], expected[clear])
 
 
 def world_available(data, swarm, time, drone):

@@ -296,6 +296,6 @@ def open_world(position: jax.Array, config: EnvConfig) -> tuple:
         obstruction=urban_grid.dynamics.obstructed_actions(city, position, config),
         time=jnp.int32(0),
         seen=jnp.int32(0),
-        uncredited=jnp.int32(0),
+        perimeter=jnp.int32(0),
     )
     return state, position[:, None, :] + urban_grid.dynamics.displacements(config)

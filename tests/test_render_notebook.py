@@ -87,7 +87,7 @@ def test_teammates_are_marked_where_they_are():
     table = groups(config)
     vector = np.zeros(list(table.values())[-1].stop)
     offset = np.array([[60.0, -40.0], [-20.0, 100.0]]) / (2 * config.max_footprint)
-    nearest = vector[table["teammates"]].reshape(-1, 4)  # a view
+    nearest = vector[table["teammates"]].reshape(-1, 6)  # a view
     nearest[:, :2], nearest[:, 3] = np.tanh(offset), (1, 0)
     axes = draw_observation(vector, config).axes
     density = next(part for part in axes if part.get_title().startswith("team_density"))

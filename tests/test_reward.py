@@ -22,12 +22,13 @@ def events(executed=(HOVER,) * 4, conflict=NOBODY, hit=NOBODY, violation=NOBODY,
     return Events(jnp.array(executed, jnp.int32), *flags)
 
 
-def team_reward(happened, weights, newly=0, before=0.0, after=0.0, time=1):
+def team_reward(happened, weights, newly=0, growth=0, before=0.0, after=0.0, time=1):
     """The reward of a step in a city of 200 coverable cells."""
     values = {f.name: 0.0 for f in dataclasses.fields(RewardConfig)} | weights
     return float(
         reward.team_reward(
             jnp.int32(newly),
+            jnp.int32(growth),
             jnp.int32(200),
             jnp.float32(before),
             jnp.float32(after),
@@ -42,6 +43,7 @@ def team_reward(happened, weights, newly=0, before=0.0, after=0.0, time=1):
 TERMS = {
     "area": (events(), {"newly": 30}, 30 / 200),
     "bonus": (events(), {"before": 0.5, "after": 0.92, "time": 20}, 1 - 20 / 50),
+    "perimeter": (events(), {"growth": 8}, -8 * 20 * 100 / (200 * 20**2)),
     "conflict": (events(conflict=(True, True, False, False)), {}, -2 / 200),
     "building_hit": (events(hit=(False, True, False, False)), {}, -1 / 200),
     "violation": (events(violation=(True, False, True, True)), {}, -3 / 200),
@@ -79,10 +81,10 @@ def test_terms_add_up():
         violation=(False, True, False, False),
     )
     weights = {"area": 2.0, "bonus": 0.5, "conflict": 20.0}
-    weights |= {"building_hit": 3.0, "violation": 4.0, "energy": 0.02}
-    expected = 2 * 50 / 200 + 0.5 * (1 - 10 / 50)
+    weights |= {"building_hit": 3.0, "violation": 4.0, "energy": 0.02, "perimeter": 0.4}
+    expected = 2 * 50 / 200 + 0.5 * (1 - 10 / 50) + 0.4 * 5 * (100 / 20) / 200
     expected -= (20 * 2 + 3 * 1 + 4 * 1 + 0.02 * 3) / 200
-    value = team_reward(happened, weights, newly=50, before=0.8, after=0.9, time=10)
+    value = team_reward(happened, weights, newly=50, growth=-5, before=0.8, after=0.9, time=10)
     assert value == pytest.approx(expected)
 
 

@@ -36,7 +36,7 @@ def unseen_after(places, visibility=1.0, cells=EVERYTHING, config=CONFIG, key=0)
     unseen = sensing.pack_unseen(jnp.asarray(cells), config)
     places = jnp.array(places, jnp.float32)
     look = compiled_look(config)
-    unseen, newly = look(jax.random.key(key), unseen, places, jnp.float32(visibility))
+    unseen, newly, _ = look(jax.random.key(key), unseen, places, jnp.float32(visibility))
     return np.asarray(sensing.unpack_unseen(unseen, config)), int(newly), unseen
 
 
@@ -174,7 +174,7 @@ def test_probabilistic_frequency():
     @quick_jit
     @jax.vmap
     def one_look(key):
-        unseen, newly = sensing.look(key, full, position, jnp.float32(visibility), config)
+        unseen, newly, _ = sensing.look(key, full, position, jnp.float32(visibility), config)
         return ~sensing.unpack_unseen(unseen, config), newly
 
     seen, newly = map(np.asarray, one_look(jax.random.split(jax.random.key(1), looks)))
@@ -213,6 +213,7 @@ def test_bits_and_blocks(shape):
         word = int(words[row_margin + row, word_margin + column // 32])
         assert (word >> column % 32) & 1 == cells[row, column]
     assert np.bitwise_count(words).sum() == cells.sum()
+    assert sensing.perimeter(unseen.words) == ref.perimeter(cells)
     assert len(unseen.coarse) == len(ref.coarse_sides(config))
     for level, block in zip(unseen.coarse, ref.coarse_sides(config), strict=True):
         margin = sensing.coarse_margin(block, config)
@@ -284,3 +285,23 @@ def test_coarse_view_by_hand():
     both = np.asarray(sensing.coarse_view(level, jnp.array([20.0, 24.0]), 16, config))
     np.testing.assert_allclose(both[3:5, 4:6], [[0.125, 0.125], [0.375, 0.375]])
     assert both.sum() == 1
+
+
+PERIMETERS = {
+    "a lone cell": ("# .", 4),
+    "two that touch along a side": ("## ..", 6),
+    "two that touch at a corner": ("#. .#", 8),
+    "a hole in a block": ("### #.# ###", 16),
+    "the whole city": (" ".join(["#" * 12] * 9), 42),
+}
+
+
+@pytest.mark.parametrize("name", PERIMETERS)
+def test_perimeter(name):
+    """Sides between unseen cells (#) and others, the city's border included."""
+    text, sides = PERIMETERS[name]
+    cells = np.zeros_like(EVERYTHING)
+    for row, line in enumerate(text.split()):
+        cells[row, : len(line)] = [cell == "#" for cell in line]
+    assert ref.perimeter(cells) == sides
+    assert sensing.perimeter(sensing.pack_unseen(jnp.asarray(cells), CONFIG).words) == sides

@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig
+from jaxqmix.config import COVERAGE_SUCCESS, FOOTPRINT_RADIUS, EnvConfig
 from jaxqmix.types import HOVER, Events, RewardWeights
 
 
@@ -24,6 +24,22 @@ def bonus_term(
     """Share of the time left, in the one step that first reaches 90 % coverage."""
     reached = (coverage_before < COVERAGE_SUCCESS) & (coverage >= COVERAGE_SUCCESS)
     return jnp.where(reached, 1.0 - time / config.horizon, 0.0)
+
+
+def perimeter_term(growth: jax.Array, coverable: jax.Array, config: EnvConfig) -> jax.Array:
+    """By how much the unseen area's perimeter grew, times the radius of a footprint at the ground,
+    as a share of the coverable area; sums to 0 over a perfect episode.
+
+    A step that leaves a gap behind pays for it at once, and the step that closes it is paid back:
+    the total variation reward of Jonnarth, Zhao and Felsberg, "Learning Coverage Paths in Unknown
+    Environments with Deep Reinforcement Learning" (ICML 2024).
+
+    Args:
+      growth: [], in cell sides; all of the perimeter in the first step of an episode.
+      coverable: [], coverable cells of the city.
+      config: static sizes.
+    """
+    return growth * (FOOTPRINT_RADIUS / config.cell_size) / jnp.maximum(coverable, 1)
 
 
 def conflict_term(events: Events, config: EnvConfig) -> jax.Array:
@@ -52,6 +68,7 @@ def _share(flags: jax.Array, config: EnvConfig) -> jax.Array:
 
 def team_reward(
     newly_seen: jax.Array,
+    growth: jax.Array,
     coverable: jax.Array,
     coverage_before: jax.Array,
     coverage: jax.Array,
@@ -64,6 +81,7 @@ def team_reward(
 
     Args:
       newly_seen: [], cells credited in this step.
+      growth: [], of the unseen area's perimeter in this step, in cell sides.
       coverable: [], coverable cells of the city.
       coverage_before: [], coverage before the step.
       coverage: [], coverage after it.
@@ -75,6 +93,7 @@ def team_reward(
     return (
         weights.area * area_term(newly_seen, coverable)
         + weights.bonus * bonus_term(coverage_before, coverage, time, config)
+        - weights.perimeter * perimeter_term(growth, coverable, config)
         - weights.conflict * conflict_term(events, config)
         - weights.building_hit * building_hit_term(events, config)
         - weights.violation * violation_term(events, config)

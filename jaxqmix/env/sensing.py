@@ -36,9 +36,15 @@ def footprint_cells(config: EnvConfig) -> int:
     return math.ceil(config.max_footprint / config.cell_size)
 
 
+def window_cells(config: EnvConfig) -> int:
+    """Cells from a drone's own to the edge of a look's window: one more than it can see, so that
+    every side of a seen cell lies inside."""
+    return footprint_cells(config) + 1
+
+
 def margins(config: EnvConfig) -> tuple[int, int]:
     """Rows and words of zeros on each side of the bit map."""
-    reach = max(FINE_WINDOW // 2, footprint_cells(config))
+    reach = max(FINE_WINDOW // 2, window_cells(config))
     return reach, -(-reach // WORD)
 
 
@@ -58,7 +64,7 @@ def view_side(block: int, config: EnvConfig) -> int:
 
 def coarse_margin(block: int, config: EnvConfig) -> int:
     """Blocks of zeros on each side of a coarse map."""
-    spill = -(-(footprint_cells(config) + 2 * WORD) // block) + 1
+    spill = -(-(window_cells(config) + 2 * WORD) // block) + 1
     return max(view_side(block, config) // 2, spill)
 
 
@@ -150,7 +156,7 @@ def disc_mask(
 
 
 def _window_shape(config: EnvConfig) -> tuple[int, int]:
-    reach = footprint_cells(config)
+    reach = window_cells(config)
     return 2 * reach + 1, (2 * reach + 2 * WORD - 1) // WORD
 
 
@@ -175,8 +181,8 @@ def chance_mask(
       config: static sizes.
     """
     side = 2 * footprint_cells(config) + 1
-    first = jnp.floor(position[1::-1] / config.cell_size) - footprint_cells(config)
-    y, x = (first[:, None] + jnp.arange(side) + 0.5) * config.cell_size
+    first = jnp.floor(position[1::-1] / config.cell_size) - window_cells(config)
+    y, x = (first[:, None] + jnp.arange(1, side + 1) + 0.5) * config.cell_size
     squared = (y[:, None] - position[1]) ** 2 + (x[None, :] - position[0]) ** 2
     # Random numbers are the cost of this look: one word for two cells, none for the window's rest.
     draw = materialise(jax.random.bits(key, (side, -(-side // 2)), jnp.uint32))
@@ -184,7 +190,7 @@ def chance_mask(
     # draw < visibility x (1 - distance / radius), without the root.
     within = jnp.maximum(visibility - draw, 0.0) * radius
     seen = materialise(within**2 > visibility**2 * squared)
-    bits = jnp.pad(seen, ((0, 0), (0, -side % WORD))).reshape(side, -1, WORD)
+    bits = jnp.pad(seen, ((1, 1), (1, -(side + 1) % WORD))).reshape(side + 2, -1, WORD)
     weights = jnp.uint32(1) << jnp.arange(WORD, dtype=jnp.uint32)
     packed = jnp.sum(jnp.where(bits, weights, jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
     packed = materialise(packed)
@@ -201,7 +207,7 @@ def look(
     position: jax.Array,
     visibility: jax.Array,
     config: EnvConfig,
-) -> tuple[Unseen, jax.Array]:
+) -> tuple[Unseen, jax.Array, jax.Array]:
     """All drones look; what they see leaves `unseen`.
 
     Args:
@@ -212,11 +218,12 @@ def look(
       config: static sizes.
 
     Returns:
-      The new `Unseen`, and the number of newly seen coverable cells, int32.
+      The new `Unseen`, the number of newly seen coverable cells, and how many cell sides the
+      perimeter of the unseen area grew by; int32.
     """
     radius = footprint_radius(position[:, 2], visibility)
     cell = jnp.floor(position[:, 1::-1] / config.cell_size).astype(jnp.int32)
-    starts = jax.vmap(_window_start, (0, None, None))(cell, footprint_cells(config), config)
+    starts = jax.vmap(_window_start, (0, None, None))(cell, window_cells(config), config)
     if config.sensing == "probabilistic":
         keys = jax.random.split(key, position.shape[0])
         masks = jax.vmap(chance_mask, (0, 0, 0, None, 0, None))(
@@ -230,11 +237,28 @@ def look(
     def one_drone(words: jax.Array, drone: tuple) -> tuple[jax.Array, jax.Array]:
         mask, start = drone
         old = jax.lax.dynamic_slice(words, start, mask.shape)
-        return jax.lax.dynamic_update_slice(words, old & ~mask, start), old & mask
+        return jax.lax.dynamic_update_slice(words, old & ~mask, start), old
 
-    words, new = jax.lax.scan(one_drone, unseen.words, (masks, starts))
+    words, old = jax.lax.scan(one_drone, unseen.words, (masks, starts))
+    new = old & masks
     coarse = count_down(unseen.coarse, new, starts, config)
-    return Unseen(words, coarse), jnp.sum(jax.lax.population_count(new), dtype=jnp.int32)
+    newly_seen = jnp.sum(jax.lax.population_count(new), dtype=jnp.int32)
+    growth = jnp.sum(perimeter(old & ~masks) - perimeter(old))
+    return Unseen(words, coarse), newly_seen, growth
+
+
+def perimeter(words: jax.Array) -> jax.Array:
+    """Cell sides between an unseen cell and one that is not, int32 [...].
+
+    Args:
+      words: [..., rows, words], a bit map or a window of it; sides on its edge do not count.
+    """
+    last = words[..., -1:] >> (WORD - 1)
+    right = jnp.concatenate([words[..., 1:], last], axis=-1)
+    along = words ^ ((words >> 1) | (right << (WORD - 1)))
+    across = words[..., 1:, :] ^ words[..., :-1, :]
+    count = jax.lax.population_count
+    return jnp.sum(count(along), (-2, -1), jnp.int32) + jnp.sum(count(across), (-2, -1), jnp.int32)
 
 
 def count_down(
@@ -292,9 +316,8 @@ def fine_window(unseen: Unseen, cell: jax.Array, config: EnvConfig) -> jax.Array
 
 def window_gain(
     window: jax.Array, cell: jax.Array, end: jax.Array, visibility: jax.Array, config: EnvConfig
-) -> jax.Array:
-    """Unseen cells that a look from `end` [3] (m) would see, in units of what a straight flight
-    into the unseen sees in a step.
+) -> tuple[jax.Array, jax.Array]:
+    """What a look from `end` [3] (m) would change.
 
     Args:
       window: [32], of `fine_window` around `cell`; cells outside of it do not count.
@@ -302,12 +325,17 @@ def window_gain(
       end: [3], metres.
       visibility: [], 0 to 1.
       config: static sizes.
+
+    Returns:
+      Cells newly seen, in units of what a straight flight into the unseen sees in a step; and
+      growth of the unseen area's perimeter, in units of a lone cell's four sides.
     """
     radius = footprint_radius(end[2], visibility)
     corner = (cell[0] - FINE_WINDOW // 2, cell[1] - FINE_WINDOW // 2)
     mask = disc_mask(end, radius, corner, (FINE_WINDOW, 1), config)[:, 0]
     count = jnp.sum(jax.lax.population_count(window & mask), dtype=jnp.int32)
-    return count * (config.cell_size / (2 * radius))
+    growth = perimeter((window & ~mask)[:, None]) - perimeter(window[:, None])
+    return count * (config.cell_size / (2 * radius)), growth / 4.0
 
 
 def fine_view(window: jax.Array, block: int) -> jax.Array:

@@ -82,7 +82,8 @@ def reset(
     city = finish_city(heights, city.no_fly, params, config)
     coverable = coverable_cells(city.no_fly, params.visibility, config)
     unseen = sensing.pack_unseen(coverable, config)
-    unseen, newly = sensing.look(look_key, unseen, position, params.visibility, config)
+    perimeter = sensing.perimeter(unseen.words)
+    unseen, newly, growth = sensing.look(look_key, unseen, position, params.visibility, config)
     still = jnp.zeros(config.drones, bool)
     hover = jnp.full(config.drones, HOVER, jnp.int32)
     state = State(
@@ -94,7 +95,7 @@ def reset(
         obstruction=dynamics.obstructed_actions(city, position, config),
         time=jnp.int32(0),
         seen=newly,
-        uncredited=newly,
+        perimeter=perimeter + growth,
     )
     noise = jax.random.normal(noise_key, (config.drones, 3))
     timestep = Timestep(
@@ -130,7 +131,9 @@ def step(
     position, code = dynamics.move(
         state.position, executed, state.obstruction, air[:, :2], state.city, params, config
     )
-    unseen, newly = sensing.look(look_key, state.unseen, position, params.visibility, config)
+    unseen, newly, growth = sensing.look(
+        look_key, state.unseen, position, params.visibility, config
+    )
     events = Events(
         executed=executed,
         conflict=dynamics.conflicts(state.position, position),
@@ -138,8 +141,9 @@ def step(
         violation=code == NO_FLY,
         border=code == BORDER,
     )
-    before = jnp.where(state.time == 0, 0.0, coverage(state))
-    credited = newly + state.uncredited
+    # The first step is credited with what was seen from the starts too.
+    seen, perimeter = jnp.where(state.time == 0, 0, jnp.stack([state.seen, state.perimeter]))
+    before = seen / jnp.maximum(state.city.coverable, 1)
     state = replace(
         state,
         unseen=unseen,
@@ -149,12 +153,20 @@ def step(
         obstruction=dynamics.obstructed_actions(state.city, position, config),
         time=state.time + 1,
         seen=state.seen + newly,
-        uncredited=jnp.int32(0),
+        perimeter=state.perimeter + growth,
     )
     after = coverage(state)
     terminated = after >= config.coverage_target
     team_reward = reward.team_reward(
-        credited, state.city.coverable, before, after, state.time, events, params.reward, config
+        state.seen - seen,
+        state.perimeter - perimeter,
+        state.city.coverable,
+        before,
+        after,
+        state.time,
+        events,
+        params.reward,
+        config,
     )
     timestep = Timestep(
         observation=observe(state, params, air[:, 2:], config),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LOOKS = (*ACTIONS, *(f"{count} x {heading}" for count in AHEAD for heading in ACTIONS[:HEADINGS]))
 NUMBERS = {
     "pose": ("x", "y", "altitude", "footprint radius", "x in cell", "y in cell"),
     "weather": ("wind x", "wind y", "turbulence", "visibility"),
@@ -32,10 +33,8 @@ NUMBERS = {
     "last_action": tuple(f"last: {action}" for action in ACTIONS),
     "available": tuple(f"free: {action}" for action in ACTIONS),
     "repeat": tuple(f"free twice: {action}" for action in ACTIONS[:HOVER]),
-    "gain": (
-        *(f"gain: {action}" for action in ACTIONS),
-        *(f"gain: {count} x {heading}" for count in AHEAD for heading in ACTIONS[:HEADINGS]),
-    ),
+    "gain": tuple(f"gain: {look}" for look in LOOKS),
+    "growth": tuple(f"growth: {look}" for look in LOOKS),
 }
 """Groups that are no maps, and the names of their numbers."""
 COLUMNS = 4
@@ -76,7 +75,7 @@ def draw_observation(vector: Any, config: EnvConfig) -> Figure:
         _map(axes, name, cells, reach)
         axes.set_title(f"{name} (blocks of {block:g} m)", fontsize=9)
         if name == "team_density":
-            _teammates(axes, part["teammates"].reshape(-1, 4), reach, config)
+            _teammates(axes, part["teammates"].reshape(-1, 6), reach, config)
     return figure
 
 
@@ -121,7 +120,7 @@ def _map(axes: Axes, name: str, cells: np.ndarray, reach: float) -> None:
 
 
 def _teammates(axes: Axes, nearest: np.ndarray, reach: float, config: EnvConfig) -> None:
-    """Marks the nearest teammates [K, 4] that are known and lie on the map."""
+    """Marks the nearest teammates [K, 6] that are known and lie on the map."""
     known = nearest[nearest[:, 3] > 0, :2]
     # The observation squeezes offsets with a tanh, so that far teammates stay below 1.
     place = np.arctanh(np.clip(known, -0.999, 0.999)) * 2 * config.max_footprint
