@@ -41,7 +41,7 @@ SCALE20 = RunConfig(
 
 
 def by_chance(base: RunConfig, horizon: int) -> RunConfig:
-    """The mission with `probabilistic` sensing: a look sees a cell by chance, so it takes longer."""
+    """The mission with `probabilistic` sensing: a look sees cells by chance, so it takes longer."""
     env = dataclasses.replace(base.env, sensing="probabilistic", horizon=horizon)
     return dataclasses.replace(base, preset=f"{base.preset}-probabilistic", env=env)
 

@@ -64,6 +64,7 @@ BAD = {
     "domain.sensor_noise": ((-1.0, 1.0), (0.0, 51.0)),
     "reward.area": (-1.0, NOT_A_NUMBER),
     "reward.bonus": (-0.1, INFINITE),
+    "reward.perimeter": (-0.35, INFINITE),
     "reward.conflict": (-20.0,),
     "reward.building_hit": (-3.0,),
     "reward.violation": (-3.0,),
@@ -255,5 +256,9 @@ def test_presets():
     assert missions["scale20"] == (20, 5000.0, 100)
     for name in PRESETS:
         assert preset(name).preset == name
+    for name in ("quick", "full", "scale20"):
+        env, by_chance = preset(name).env, preset(f"{name}-probabilistic").env
+        assert (by_chance.sensing, by_chance.drones) == ("probabilistic", env.drones)
+        assert by_chance.horizon > env.horizon
     with pytest.raises(ConfigError, match=r"preset = huge .*quick"):
         preset("huge")

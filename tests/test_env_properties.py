@@ -282,7 +282,7 @@ def seek(state, unseen, config, rng) -> np.ndarray:
 def test_perfect_episode_returns_one(city_block):
     """The area terms of an episode that sees everything sum to 1, the first footprint included."""
     reset, step, _ = single_swarm(city_block)
-    params = params_from(reward=weights_from(1, 0, 0, 0, 0, 0))
+    params = params_from(reward=weights_from(1, 0, 0, 0, 0, 0, 0))
     rng = np.random.default_rng(0)
     state, timestep = reset(jax.random.key(5), params)
     coverable = int(state.city.coverable)
