@@ -47,7 +47,7 @@ def variants(base: RunConfig) -> dict[str, RunConfig]:
     }
     for name in groups(base.env):
         table[f"without {name}"] = with_settings(base, "env", blind_to=(name,))
-    for name in ("bonus", "conflict", "building_hit", "violation", "energy"):
+    for name in ("bonus", "perimeter", "conflict", "building_hit", "violation", "energy"):
         table[f"without reward {name}"] = without_term(base, name)
     return table
 
