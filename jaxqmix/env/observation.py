@@ -270,7 +270,7 @@ def own_share(unseen: jax.Array, observed: jax.Array, config: EnvConfig) -> jax.
       observed: [N, 3], metres.
       config: static sizes.
     """
-    east, north = _teammates_at(observed, config)
+    x, y = _teammates_at(observed, config)
     parts, start = [], 0
     for block, side in views(config):
         view = unseen[:, start : start + side**2]
@@ -279,7 +279,7 @@ def own_share(unseen: jax.Array, observed: jax.Array, config: EnvConfig) -> jax.
             continue
         width = block * config.cell_size
         middles = (jnp.arange(side) - side / 2 + 0.5) * width
-        along, across = (north[..., None] - middles) ** 2, (east[..., None] - middles) ** 2
+        along, across = (y[..., None] - middles) ** 2, (x[..., None] - middles) ** 2
         squared = [
             jnp.min(along[:, few, :, None] + across[:, few, None, :], axis=1)
             for few in _few_at_once(observed.shape[0])
@@ -311,8 +311,7 @@ def _offsets(observed: jax.Array, config: EnvConfig) -> tuple[jax.Array, jax.Arr
 
 
 def _teammates_at(observed: jax.Array, config: EnvConfig) -> tuple[jax.Array, jax.Array]:
-    """Offsets [N, N] east and north (m) from drone i to drone j; east is `UNKNOWN` where j is not
-    known to i."""
+    """Offsets x, y [N, N] (m) from drone i to drone j; x is `UNKNOWN` where j is unknown to i."""
     offset, known = _offsets(observed, config)
     return materialise((jnp.where(known, offset[..., 0], UNKNOWN), offset[..., 1]))
 
@@ -354,11 +353,11 @@ def team_density(observed: jax.Array, config: EnvConfig) -> jax.Array:
     A teammate between the middles of blocks counts in each in proportion (a bilinear weight).
     """
     block, side = team_view(config)
-    east, north = _teammates_at(observed, config)
+    x, y = _teammates_at(observed, config)
     width = block * config.cell_size
     middles = (jnp.arange(side) - side / 2 + 0.5) * width
-    near_row = jnp.maximum(1 - jnp.abs(north[..., None] - middles) / width, 0.0)
-    near_column = jnp.maximum(1 - jnp.abs(east[..., None] - middles) / width, 0.0)
+    near_row = jnp.maximum(1 - jnp.abs(y[..., None] - middles) / width, 0.0)
+    near_column = jnp.maximum(1 - jnp.abs(x[..., None] - middles) / width, 0.0)
     density = sum(
         jnp.sum(near_row[:, few, :, None] * near_column[:, few, None, :], axis=1)
         for few in _few_at_once(observed.shape[0])
