@@ -43,6 +43,7 @@ def variants(base: RunConfig) -> dict[str, RunConfig]:
         "raw weights": with_settings(base, "learner", average_decay=0.0),
         "target network": with_settings(base, "learner", target_update=0.05),
         "one step (lambda 0)": with_settings(base, "learner", trace=0.0),
+        "no right of way": with_settings(base, "env", right_of_way=False),
         "ends at 95 %": with_settings(base, "training", coverage_target=base.env.coverage_target),
     }
     for name in groups(base.env):

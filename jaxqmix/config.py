@@ -90,6 +90,9 @@ class EnvConfig:
     """Distance within which teammates know of each other, metres."""
     neighbours: int = 3
     """How many of the nearest teammates a drone observes one by one."""
+    right_of_way: bool = True
+    """Whether moves that could meet a teammate are unavailable; see
+    `jaxqmix.env.dynamics.keeps_clear`."""
     patch: int = 5
     """Side of the egocentric obstacle patch, cells, odd."""
     blind_to: tuple[str, ...] = ()

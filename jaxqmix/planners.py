@@ -1,8 +1,7 @@
 """Scripted baselines: they know the true state, and a learned policy has to beat them.
 
-All let the drones choose one after the other, so that each keeps clear of teammates. `random` draws
-among the available actions. The others give every drone a goal: they climb to the altitude with the
-largest footprint and fly the shortest way around no-fly cylinders.
+`random` draws among the available actions. The others give every drone a goal: they climb to the
+altitude with the largest footprint and fly the shortest way around no-fly cylinders.
 
 `greedy` heads for the nearest unseen cell by the move that sees most on the way. `voronoi` does the
 same within the cells nearest to the drone, and helps elsewhere when these are done. `lanes` cuts
@@ -20,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxqmix.city import cell_centres, footprint_radius
-from jaxqmix.config import CONFLICT_HORIZONTAL, CONFLICT_VERTICAL, ConfigError, EnvConfig
+from jaxqmix.config import ConfigError, EnvConfig
 from jaxqmix.env.dynamics import displacements
 from jaxqmix.env.observation import groups
 from jaxqmix.env.sensing import WORD, footprint_mask, margins, unpack_unseen, window_cells
@@ -28,7 +27,6 @@ from jaxqmix.types import (
     ACTIONS,
     ASCEND,
     DESCEND,
-    FREE,
     Policy,
     State,
     Timestep,
@@ -46,12 +44,6 @@ PATIENCE = 12
 """Steps without coming nearer after which a cell is given up."""
 RETRY = 20
 """Steps for which a given-up cell is left alone; for as long again, its drone chooses last."""
-CLEARANCE = 10.0
-"""Distance kept from teammates beyond the conflict distance, metres."""
-LATE = 0.1
-"""Weight of a teammate's command being lost, and of its being late."""
-DANGER = 200.0
-"""Cost, in cells, of surely meeting a teammate."""
 CLIMB = 10.0
 """Worth, in cells, of climbing; the footprint grows and buildings stay below."""
 CLAIM = 2.0
@@ -91,10 +83,9 @@ class LanesMemory:
 
 @dataclasses.dataclass(frozen=True)
 class Random:
-    """Uniform among the available actions; unless `careless`, less those that meet a teammate."""
+    """Uniform among the available actions."""
 
     config: EnvConfig
-    careless: bool = False
 
     def initial_memory(self) -> tuple:
         """Nothing."""
@@ -103,11 +94,8 @@ class Random:
     def __call__(self, key: jax.Array, state: State, timestep: Timestep, memory: tuple):
         """Actions [N] int32 and the empty memory; see `Policy`."""
         scores = jax.random.uniform(key, timestep.observation.available.shape)
-        cost = jnp.where(timestep.observation.available, scores, jnp.inf)
-        if self.careless:
-            return jnp.argmin(cost, axis=-1).astype(jnp.int32), memory
-        ends = state.position[:, None, :] + displacements(self.config)
-        return keep_clear(state, ends, cost, self.config), memory
+        scores = jnp.where(timestep.observation.available, scores, -1.0)
+        return jnp.argmax(scores, axis=-1).astype(jnp.int32), memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -454,8 +442,8 @@ def pursue(
     cost += REVISIT * jnp.where(active[:, None], visits(memory.trail, ends, config), 0)
     cost -= 0.01 * (state.last_action[:, None] == jnp.arange(len(ACTIONS)))  # breaks ties
     cost = cost.at[:, ASCEND].add(-CLIMB).at[:, DESCEND].add(CLIMB)
-    cost = jnp.where(available, cost, jnp.inf)
-    return keep_clear(state, ends, cost, config), memory
+    actions = jnp.argmin(jnp.where(available, cost, jnp.inf), axis=-1)
+    return actions.astype(jnp.int32), memory
 
 
 def visits(trail: jax.Array, ends: jax.Array, config: EnvConfig) -> jax.Array:
@@ -552,50 +540,3 @@ def remember(state: State, goal: jax.Array, memory: Memory, config: EnvConfig) -
     stalled = jnp.where(hopeless, 0, stalled)
     blocked = jnp.where(hopeless, state.time + 2 * RETRY, memory.blocked)
     return Memory(goal, nearest, stalled, blocked, given_up, trail)
-
-
-def keep_clear(state: State, ends: jax.Array, cost: jax.Array, config: EnvConfig) -> jax.Array:
-    """Chooses the actions one drone after the other.
-
-    A drone takes its cheapest action, where meeting a teammate costs more than any way: one that
-    has chosen goes there, most likely, and any may hover or repeat its last action instead.
-    So hovering stays open to those that have not chosen yet.
-
-    Args:
-      state: one swarm.
-      ends: [N, A, 3], where each action would lead, metres.
-      cost: [N, A], in cells; infinite for actions that are not available.
-      config: static sizes.
-
-    Returns:
-      Actions [N] int32.
-    """
-    here = state.position
-    drones = jnp.arange(config.drones)
-    repeat = jnp.where(
-        (state.obstruction[drones, state.last_action] == FREE)[:, None],
-        ends[drones, state.last_action], here,
-    )  # fmt: skip
-    middles = (ends + here[:, None, :]) / 2
-
-    def choose(chosen: jax.Array, drone: jax.Array) -> tuple[jax.Array, jax.Array]:
-        others = jnp.where(drones == drone, 0.0, 1.0)[:, None]
-        danger = 0.0
-        for outcome, weight in ((chosen, 1 - 2 * LATE), (here, LATE), (repeat, LATE)):
-            end = shortfall(ends[drone], outcome)
-            middle = shortfall(middles[drone], (outcome + here) / 2)
-            danger = danger + weight * jnp.maximum(end, middle)
-        danger = jnp.sum(danger * others, axis=0)
-        action = jnp.argmin(cost[drone] + DANGER * danger)
-        return chosen.at[drone].set(ends[drone, action]), action
-
-    _, actions = jax.lax.scan(choose, here, drones)
-    return actions.astype(jnp.int32)
-
-
-def shortfall(own: jax.Array, others: jax.Array) -> jax.Array:
-    """How far places [A, 3] are within the safe distance of others [N, 3]: [N, A], 0 to 1."""
-    offset = others[:, None, :] - own
-    distance = jnp.hypot(offset[..., 0], offset[..., 1])
-    short = 1 - distance / (CONFLICT_HORIZONTAL + CLEARANCE)
-    return jnp.where(jnp.abs(offset[..., 2]) < CONFLICT_VERTICAL, jnp.maximum(short, 0.0), 0.0)

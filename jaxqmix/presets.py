@@ -6,10 +6,8 @@ import dataclasses
 
 from jaxqmix.config import (
     ConfigError,
-    DomainConfig,
     EnvConfig,
     EvaluationConfig,
-    RewardConfig,
     RunConfig,
     TrainingConfig,
 )
@@ -33,8 +31,6 @@ FULL = RunConfig(
 SCALE20 = RunConfig(
     preset="scale20",
     env=dataclasses.replace(FULL.env, drones=20, horizon=200),
-    # Untrained, 20 drones conflict so often that a weight of 20 slows them down at first.
-    domain=DomainConfig(reward=RewardConfig(conflict=5.0)),
     training=TrainingConfig(env_steps=1_000_000),
     evaluation=EvaluationConfig(every_episodes=250),
 )

@@ -432,14 +432,48 @@ def obstacles(heights, no_fly, place, config) -> list[float]:
     return values
 
 
-def available_actions(obstructed, repeated) -> list[bool]:
-    """Free actions that strike nothing when made twice; every free one where no such heading is
-    left."""
-    free = [code == FREE for code in obstructed]
-    safe = [
-        one and code not in (BUILDING, NO_FLY) for one, code in zip(free, repeated, strict=True)
-    ]
-    return safe if any(safe[heading] for heading in (NORTH, SOUTH, WEST, EAST)) else free
+def strikes_later(heights, no_fly, position, config) -> list[list[bool]]:
+    """Whether the second of two equal moves strikes something, for each drone and action."""
+    codes = obstructed_actions(heights, no_fly, position, config, times=2)
+    return [[code in (BUILDING, NO_FLY) for code in drone] for drone in codes]
+
+
+def leads_to(own, other, move, moves, reach, config) -> bool:
+    """Whether equal moves lead towards a teammate, and closer than `reach` to it on their way."""
+    offset = other - own
+    if not move[:2].any():
+        ahead = offset[2] * np.sign(move[2])
+        return math.hypot(*offset[:2]) < reach and 0 < ahead < 10 + 2 * config.climb
+    way = moves * move[:2]
+    share = float(offset[:2] @ way) / float(way @ way)
+    nearest = math.dist(offset[:2], min(share, 1.0) * way)
+    return share > 0 and nearest < reach and abs(offset[2]) < 10 + config.climb
+
+
+def keeps_clear(position, config) -> np.ndarray:
+    """Whether each action [N, A] keeps clear of the teammates; who is further west, or as far west
+    and further north, gives way."""
+    clear = np.ones((len(position), 7), bool)
+    for drone, own in enumerate(position):
+        for action in range(HOVER):
+            move = displacement(action, config)
+            for number, other in enumerate(position):
+                if number == drone:
+                    continue
+                met = leads_to(own, other, move, 2, 30.0, config)
+                if (own[0], own[1]) < (other[0], other[1]):
+                    met |= leads_to(own, other, move, 1, 30.0 + config.cell_size, config)
+                clear[drone, action] &= not met
+    return clear
+
+
+def available_actions(obstructed, strike, clear) -> list[bool]:
+    """Free and clear actions that strike nothing when made twice; every free and clear one where no
+    such heading is left."""
+    free = [a for a in range(7) if obstructed[a] == FREE and clear[a]]
+    safe = [a for a in free if not strike[a]]
+    allowed = safe if set(safe) & {NORTH, SOUTH, WEST, EAST} else free
+    return [a in allowed for a in range(7)]
 
 
 def repeatable(heights, no_fly, place, config) -> list[set[bool]]:
@@ -596,7 +630,8 @@ def observe(world: World, weather: Weather, noise, config) -> list[dict[str, np.
     """Every group of every drone's observation."""
     observed = world.position + weather.sensor_noise * noise
     blocked = obstructed_actions(world.heights, world.no_fly, world.position, config)
-    repeated = obstructed_actions(world.heights, world.no_fly, world.position, config, times=2)
+    strike = strikes_later(world.heights, world.no_fly, world.position, config)
+    clear = keeps_clear(world.position, config)
     counts = {block: block_counts(world.unseen, block) for block in coarse_sides(config)}
     result = []
     for drone, place in enumerate(world.position):
@@ -608,7 +643,7 @@ def observe(world: World, weather: Weather, noise, config) -> list[dict[str, np.
             "link": link_group(world.link[drone], weather),
             "mission": mission(world.time, world.coverage, config),
             "last_action": [float(world.last_action[drone] == a) for a in range(7)],
-            "available": available_actions(blocked[drone], repeated[drone]),
+            "available": available_actions(blocked[drone], strike[drone], clear[drone]),
             "repeat": [max(p) for p in repeatable(world.heights, world.no_fly, place, config)],
             "obstacles": obstacles(world.heights, world.no_fly, place, config),
             "gain": gain(world.unseen, place, weather.visibility, config),

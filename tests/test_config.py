@@ -125,7 +125,7 @@ def test_bad_value_is_refused(setting, value):
 
 def test_every_setting_has_a_bad_value():
     """No numeric or named setting goes unchecked."""
-    unchecked = {"learner.double_q", "domain.reward", "env.blind_to"}
+    unchecked = {"learner.double_q", "domain.reward", "env.blind_to", "env.right_of_way"}
     settings = {f"{s}.{f.name}" for s, kind in SECTIONS.items() for f in dataclasses.fields(kind)}
     assert settings - unchecked - set(BAD) == set()
 

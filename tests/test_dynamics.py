@@ -11,6 +11,7 @@ import scipy.stats
 from jaxqmix.config import EnvConfig
 from jaxqmix.env import dynamics
 from jaxqmix.types import (
+    ACTIONS,
     ASCEND,
     BORDER,
     BUILDING,
@@ -28,6 +29,7 @@ from jaxqmix.types import (
     City,
     EnvParams,
     RewardWeights,
+    replace,
 )
 
 MAP = """
@@ -267,18 +269,86 @@ def test_only_those_in_conflict_are_flagged():
 
 
 def test_moves_that_would_strike_when_repeated_are_not_available():
-    """Unless a drone could go nowhere else; a border strikes nothing."""
-    free = [FREE] * 7
-    two_east = [FREE, FREE, FREE, BUILDING, FREE, FREE, FREE]
-    border_north = [BORDER, FREE, FREE, FREE, FREE, FREE, FREE]
-    around = [NO_FLY, BUILDING, BUILDING, NO_FLY, FREE, FREE, FREE]
-    obstructed = jnp.array([free, free, border_north, free])
-    repeated = jnp.array([free, two_east, border_north, around])
-    available = dynamics.available_actions(obstructed, repeated)
+    """Unless no heading is left; a border strikes nothing."""
+    nothing, east, headings = np.zeros(7, bool), np.arange(7) == EAST, np.arange(7) < 4
+    obstructed = jnp.full((4, 7), FREE).at[2, NORTH].set(BORDER)
+    strike = jnp.array([nothing, east, nothing, headings])
+    available = dynamics.available_actions(obstructed, strike, jnp.ones((4, 7), bool))
     assert available[0].all()
     assert available[1].tolist() == [True, True, True, False, True, True, True]
     assert available[2].tolist() == [False, True, True, True, True, True, True]
     assert available[3].all()
+
+
+def test_teammates_narrow_what_is_available_first():
+    """With teammates on all sides, a late command is not foreseen."""
+    free, strike = jnp.full((1, 7), FREE), jnp.arange(7)[None] == ASCEND
+    clear = jnp.isin(jnp.arange(7), jnp.array([ASCEND, HOVER]))[None]
+    assert dynamics.available_actions(free, strike, clear).tolist() == clear.tolist()
+    one_heading = clear.at[0, WEST].set(True)
+    available = dynamics.available_actions(free, strike, one_heading)[0]
+    assert np.flatnonzero(available).tolist() == [WEST, HOVER]
+
+
+def test_one_late_command_is_foreseen():
+    """The second move counts, the first and the third do not."""
+    others = jnp.array([NORTH, SOUTH, WEST, ASCEND, DESCEND, HOVER])
+    struck = []
+    for cells in (1, 2, 3):
+        heights = np.zeros((CONFIG.rows, CONFIG.columns), np.uint8)
+        heights[2, 1 + cells] = 200
+        city = replace(CITY, heights=jnp.asarray(heights), no_fly=jnp.zeros((0, 4)))
+        strike = dynamics.strikes_later(city, jnp.array([at(2, 1)]), CONFIG)[0]
+        assert not strike[others].any()
+        struck.append(bool(strike[EAST]))
+    assert struck == [False, True, False]
+
+
+# Where a teammate is (metres from the drone: x, y, altitude), and the moves that it makes
+# unavailable, for 20 m cells and 20 m climbs. A teammate to the east has the right of way.
+TEAMMATES = {
+    "just too far west to meet in two moves": ((-70, 0, 0), ""),
+    "west, two moves away": ((-69, 0, 0), "west"),
+    "west, beside the way": ((-40, 30, 0), ""),
+    "west, touching the way": ((-40, 29, 0), "west"),
+    "east, where a move each may meet": ((43, 43, 0), "south east"),
+    "the same to the west": ((-43, 43, 0), ""),
+    "north, straight": ((0, -60, 0), "north"),
+    "on another level": ((-40, 0, 30), ""),
+    "one climb higher": ((-25, 0, 20), "west ascend"),
+    "one climb lower": ((-25, 0, -20), "west descend"),
+    "far above": ((-25, 0, 50), ""),
+    "above within two climbs": ((-25, 0, 49), "ascend"),
+}
+
+
+@pytest.mark.parametrize("name", TEAMMATES)
+def test_moves_that_could_meet_a_teammate(name):
+    offset, unavailable = TEAMMATES[name]
+    config = EnvConfig(drones=2, cell_size=20.0, climb=20.0)
+    own = np.array([500.0, 500.0, 60.0])
+    clear = dynamics.keeps_clear(jnp.array([own, own + offset]), config)[0]
+    assert [ACTIONS[a] for a in np.flatnonzero(~clear)] == unavailable.split()
+
+
+@pytest.mark.parametrize("cell", [10.0, 20.0, 50.0, 200.0])
+def test_clear_moves_that_all_arrive_never_conflict(cell):
+    """Whatever the drones choose among their clear moves; heedless ones do conflict."""
+    config = EnvConfig(drones=6, cell_size=cell, city_width=100 * cell, city_length=100 * cell)
+    random = np.random.default_rng(0)
+    place = random.uniform(-1, 1, (20_000, 6, 3)) * (3 * cell + 40, 3 * cell + 40, 60)
+    offset = place[:, :, None] - place[:, None]
+    apart = np.hypot(offset[..., 0], offset[..., 1]) + 1e9 * np.eye(6)
+    place = jnp.asarray(place[apart.min(axis=(1, 2)) > 30], jnp.float32)
+    clear = jax.jit(jax.vmap(lambda p: dynamics.keeps_clear(p, config)))(place)
+    scores = random.uniform(size=clear.shape)
+    met = []
+    for allowed in (clear, np.ones_like(clear)):
+        actions = np.where(allowed, scores, -1).argmax(axis=-1)
+        after = place + dynamics.displacements(config)[actions]
+        met.append(int(jax.vmap(dynamics.conflicts)(place, after).any(axis=-1).sum()))
+    assert len(place) > 2000
+    assert met[0] == 0 and met[1] > 10
 
 
 def test_disturbances_follow_their_distributions():

@@ -146,8 +146,9 @@ def test_obstructions(flights, take):
                 target = world.position[drone] + ref.displacement(action, config)
                 assert fast[drone, action] in ref.possible_obstructions(*city, target, config)
                 close_calls += 1
-            repeated = ref.obstructed_actions(*city, world.position, config, times=2)
-            mask = [ref.available_actions(*codes) for codes in zip(fast, repeated, strict=True)]
+            strike = ref.strikes_later(*city, world.position, config)
+            clear = ref.keeps_clear(world.position, config)
+            mask = [ref.available_actions(*one) for one in zip(fast, strike, clear, strict=True)]
             available = data["timesteps"].observation.available[swarm, time]
             assert not (available & (fast != ref.FREE)).any()
             close_calls += np.any(available != np.array(mask), axis=1).sum()

@@ -22,6 +22,8 @@ from jaxqmix.types import (
     EnvParams,
 )
 
+CLEARANCE = 10.0
+"""Distance kept from teammates beyond the conflict distance, metres: turbulence parts them."""
 WIND_DRIFT = 0.05
 """Share of the wind that station keeping does not cancel."""
 
@@ -89,20 +91,57 @@ def strikes(codes: jax.Array) -> jax.Array:
     return (codes == BUILDING) | (codes == NO_FLY)
 
 
-def available_actions(obstructed: jax.Array, repeated: jax.Array) -> jax.Array:
+def strikes_later(city: City, position: jax.Array, config: EnvConfig) -> jax.Array:
+    """Whether the second of two equal moves from positions [N, 3] strikes something, for each
+    action [N, A]: a late command repeats the last."""
+    return strikes(obstructed_actions(city, position, config, times=2))
+
+
+def keeps_clear(position: jax.Array, config: EnvConfig) -> jax.Array:
+    """Whether each action [N, A] keeps clear of the teammates, from where these are now.
+
+    Nobody flies at a teammate, not by two such moves either. Of two drones that could meet by a
+    move each, the eastern one has the right of way, and the other leaves it room. Hovering is
+    always clear. Conflicts still come from lost and late commands.
+
+    Args:
+      position: [N, 3], metres.
+      config: static sizes.
+    """
+    offset = position[None, :, :] - position[:, None, :]
+    x, y, z = offset[..., 0], offset[..., 1], offset[..., 2]
+    cell, climb = config.cell_size, config.climb
+    near = CONFLICT_HORIZONTAL + CLEARANCE
+    gives_way = (x > 0) | ((x == 0) & (y > 0))
+    level = jnp.abs(z) < CONFLICT_VERTICAL + climb
+    meets = []
+    for ahead, beside in ((-y, x), (y, x), (-x, y), (x, y)):
+        after_one, after_two = (jnp.maximum(ahead - moves * cell, 0.0) for moves in (1, 2))
+        flies_at = after_two**2 + beside**2 < near**2
+        no_room = gives_way & (after_one**2 + beside**2 < (near + cell) ** 2)
+        meets.append(level & (ahead > 0) & (flies_at | no_room))
+    around = x**2 + y**2 < jnp.where(gives_way, near + cell, near) ** 2
+    for ahead in (z, -z):
+        meets.append(around & (ahead > 0) & (ahead < CONFLICT_VERTICAL + 2 * climb))
+    clear = ~jnp.any(jnp.stack(meets, axis=1), axis=2)
+    return jnp.pad(clear, ((0, 0), (0, 1)), constant_values=True)
+
+
+def available_actions(obstructed: jax.Array, strike: jax.Array, clear: jax.Array) -> jax.Array:
     """Actions [N, A] that a drone may choose.
 
-    Those that nothing obstructs, and that strike nothing when they are made twice: a late command
-    repeats the last. A drone that could go nowhere that way may make any free move.
+    Those that nothing obstructs, that keep clear of teammates, and that a late command would not
+    lead into an obstacle; that last only where it leaves a heading.
 
     Args:
       obstructed: [N, A], from `obstructed_actions`.
-      repeated: [N, A], the same for two moves.
+      strike: [N, A], from `strikes_later`.
+      clear: [N, A], from `keeps_clear`.
     """
-    free = obstructed == FREE
-    safe = free & ~strikes(repeated)
-    trapped = ~jnp.any(safe[:, :HEADINGS], axis=1, keepdims=True)
-    return jnp.where(trapped, free, safe)
+    free = (obstructed == FREE) & clear
+    safe = free & ~strike
+    left = jnp.any(safe[:, :HEADINGS], axis=1, keepdims=True)
+    return jnp.where(left, safe, free)
 
 
 def draw_disturbances(key: jax.Array, drones: int) -> tuple[jax.Array, jax.Array]:

@@ -18,8 +18,8 @@ from jaxqmix.config import EnvConfig, require
 from jaxqmix.env.dynamics import (
     available_actions,
     displacements,
-    obstructed_actions,
-    strikes,
+    keeps_clear,
+    strikes_later,
 )
 from jaxqmix.env.sensing import (
     coarse_blocks,
@@ -93,15 +93,15 @@ def groups(config: EnvConfig) -> dict[str, slice]:
     """Which part of the agents' vector [D] is what.
 
     pose: x, y (share of the city), altitude (share of the highest), footprint radius and the place
-    inside the own cell (in cells); weather: wind x, y, turbulence, visibility; link: probability
-    of loss and delay, and whether the last command was lost or late; mission: time left, coverage;
-    last_action: one-hot; available: the action mask; repeat: which moves strike nothing when
-    made twice; obstacles: altitude a drone must exceed in the cells around,
-    less its own; gain: what a look would newly see after each action, and `AHEAD` moves along each
-    heading; growth: of the unseen area's perimeter, by the same looks; unseen_B: unseen share of
-    blocks of B cells around; own_B: the same, less what is nearer to a teammate; teammates: for
-    each of the nearest, offset x, y, altitude, 1 and heading x, y (zeros where there is none);
-    team_density: teammates per block of the middle view.
+    inside the own cell (in cells); weather: wind x, y, turbulence, visibility; link: probability of
+    loss and delay, and whether the last command was lost or late; mission: time left, coverage;
+    last_action: one-hot; available: the action mask; repeat: which moves strike nothing when made
+    twice; obstacles: altitude a drone must exceed in the cells around, less its own; gain: what a
+    look would newly see after each action, and `AHEAD` moves along each heading; growth: of the
+    unseen area's perimeter, by the same looks; unseen_B: unseen share of blocks of B cells around;
+    own_B: the same, less what is nearer to a teammate; teammates: for each of the nearest, offset
+    x, y, altitude, 1 and heading x, y (zeros where there is none); team_density: teammates per
+    block of the middle view.
     """
     sizes = {
         "pose": 6,
@@ -156,8 +156,9 @@ def observe(state: State, params: EnvParams, noise: jax.Array, config: EnvConfig
     """
     true_cell = state.position[:, 1::-1] / config.cell_size
     observed = materialise(state.position + params.sensor_noise * noise)
-    repeated = obstructed_actions(state.city, state.position, config, times=2)
-    available = available_actions(state.obstruction, repeated)
+    strike = strikes_later(state.city, state.position, config)
+    clear = keeps_clear(state.position, config) if config.right_of_way else jnp.bool_(True)
+    available = available_actions(state.obstruction, strike, clear)
     own = jax.vmap(own_features, (0, 0, 0, 0, 0, None, None, None))(
         state.position, observed, state.last_action, state.link, available, state, params, config,
     )  # fmt: skip
@@ -167,7 +168,7 @@ def observe(state: State, params: EnvParams, noise: jax.Array, config: EnvConfig
     unseen = materialise(unseen)
     parts = [
         own,
-        ~strikes(repeated)[:, :HOVER],
+        ~strike[:, :HOVER],
         jax.vmap(obstacle_patch, (None, 0, None))(state.city, state.position, config),
         jax.vmap(gains, (0, 0, 0, None, None))(
             window, cell, state.position, params.visibility, config
