@@ -20,7 +20,13 @@ from jaxqmix import checkpoints, runner
 from jaxqmix.config import CheckpointConfig, ConfigError, EvaluationConfig
 from jaxqmix.metrics import read
 from jaxqmix.runner import Listener, train
-from jaxqmix.training import exploration_rate, make_trainer, memory_needed, require_memory
+from jaxqmix.training import (
+    exploration_rate,
+    make_trainer,
+    memory_needed,
+    require_memory,
+    tree_bytes,
+)
 from jaxqmix.validate import MISSION
 
 TINY = dataclasses.replace(
@@ -152,6 +158,16 @@ def test_replay_learns_nothing_before_it_is_warm_and_something_after():
     assert int(state.replay.size) * trainer.mesh.size == 16
     with pytest.raises(AssertionError):
         chex.assert_trees_all_equal(jax.device_get(state.learner.parameters), before)
+
+
+def test_the_program_holds_no_copy_of_the_replay_store():
+    replay = dataclasses.replace(REPLAY.replay, capacity=2**12)
+    trainer = make_trainer(dataclasses.replace(REPLAY, replay=replay))
+    state = trainer.initialise(0)
+    program = trainer.chunk.lower(state).compile().memory_analysis()
+    store = tree_bytes(state.replay) // trainer.mesh.size
+    assert program.alias_size_in_bytes > store
+    assert program.temp_size_in_bytes < store / 10
 
 
 @pytest.mark.parametrize("config", [TINY, REPLAY], ids=["online", "replay"])
