@@ -240,10 +240,10 @@ def look(
         return jax.lax.dynamic_update_slice(words, old & ~mask, start), old
 
     words, old = jax.lax.scan(one_drone, unseen.words, (masks, starts))
-    new = old & masks
+    new, left = materialise((old & masks, old & ~masks))
     coarse = count_down(unseen.coarse, new, starts, config)
     newly_seen = jnp.sum(jax.lax.population_count(new), dtype=jnp.int32)
-    growth = jnp.sum(perimeter(old & ~masks) - perimeter(old))
+    growth = jnp.sum(perimeter(left) - perimeter(old))
     return Unseen(words, coarse), newly_seen, growth
 
 
@@ -333,8 +333,10 @@ def window_gain(
     radius = footprint_radius(end[2], visibility)
     corner = (cell[0] - FINE_WINDOW // 2, cell[1] - FINE_WINDOW // 2)
     mask = disc_mask(end, radius, corner, (FINE_WINDOW, 1), config)[:, 0]
-    count = jnp.sum(jax.lax.population_count(window & mask), dtype=jnp.int32)
-    growth = perimeter((window & ~mask)[:, None]) - perimeter(window[:, None])
+    # Kept: the perimeter reads every row three times, and would draw the disc as often.
+    left = materialise(window & ~mask)
+    count = jnp.sum(jax.lax.population_count(window ^ left), dtype=jnp.int32)
+    growth = perimeter(left[:, None]) - perimeter(window[:, None])
     return count * (config.cell_size / (2 * radius)), growth / 4.0
 
 
