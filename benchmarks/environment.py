@@ -51,7 +51,7 @@ def fly(env: UrbanGrid, swarms: Swarms, observations: bool, repeats: int) -> dic
 def measure_world(env: UrbanGrid, swarms: int, repeats: int) -> dict[str, Any] | None:
     """One row; None where the swarms would not fit into memory."""
     keys = jax.random.split(jax.random.key(0), 1)
-    one = jax.eval_shape(lambda keys: begin(keys, env, Random(env.config)), keys)
+    one = jax.eval_shape(lambda keys: begin(keys, env, Random()), keys)
     row = {"drones": env.config.drones, "swarms": swarms, "bytes_per_swarm": tree_bytes(one)}
     # The swarms, a second copy while one is measured, and room for what a step computes.
     needed, free = 3 * tree_bytes(one) * swarms, device_memory()

@@ -40,7 +40,7 @@ def sequence_specs() -> Sequences:
 
 def begin_program(env: UrbanGrid, swarms: int) -> tuple[Callable, dict[str, float]]:
     """The compiled program from keys [B] to swarms at the start of an episode."""
-    policy = Random(env.config)
+    policy = Random()
     function = over_swarms(lambda keys: begin(keys, env, policy), swarms)
     return compile_program(function, swarm_keys(0, swarms))
 
@@ -52,7 +52,7 @@ def flight_program(
 
     Without observations, only the mask of actions is computed. Nothing is reset.
     """
-    policy = Random(env.config)
+    policy = Random()
 
     def fly(carry: tuple[jax.Array, Swarms]) -> tuple[jax.Array, Swarms]:
         keys, swarms = carry

@@ -85,8 +85,6 @@ class LanesMemory:
 class Random:
     """Uniform among the available actions."""
 
-    config: EnvConfig
-
     def initial_memory(self) -> tuple:
         """Nothing."""
         return ()
@@ -162,7 +160,7 @@ def planner(name: str, config: EnvConfig) -> Policy:
     if name not in PLANNERS:
         raise ConfigError(f"planner = {name} is not allowed: must be one of {PLANNERS}")
     if name == "random":
-        return Random(config)
+        return Random()
     if name == "lanes":
         return Lanes(config)
     return Greedy(config, territory=name == "voronoi")
@@ -422,7 +420,7 @@ def pursue(
     Args:
       state: one swarm.
       available: [N, A] bool.
-      goal: [N, 2] int32, the cells to see; -1 for a drone without a goal, which keeps clear only.
+      goal: [N, 2] int32, the cells to see; -1 for a drone without a goal, which stays.
       place: [N, 2], where to fly for that, metres.
       memory: of the last step.
       radius: [], footprint radius, metres.
