@@ -1,7 +1,8 @@
-"""How well do a trained policy and a planner bear what they were not made for?
+"""How well do trained policies and a planner bear what they were not made for?
 
-Flies both over the same unseen cities with one condition at a time set to a value: packet loss,
+Flies all over the same unseen cities with one condition at a time set to a value: packet loss,
 wind, visibility, building density, no-fly zones; everything else is drawn as in the mission.
+Several runs are the seeds of one preset: the table has their mean and, for t90, the range.
 """
 
 from __future__ import annotations
@@ -54,23 +55,47 @@ class Fixed(UrbanGrid):
 
 
 def flights(
-    env: UrbanGrid, policy: Policy, episodes: int
-) -> Callable[[dict[str, float]], dict[str, float]]:
-    """A compiled `fly(values) -> metrics`, means over the episodes."""
+    env: UrbanGrid, make_policy: Callable[[Any], Policy], episodes: int
+) -> Callable[[dict[str, float], Any], dict[str, float]]:
+    """A compiled `fly(values, parameters) -> metrics`, means over the episodes."""
     mesh = make_mesh(lambda devices: episodes % devices == 0)
 
-    def fly(values: dict[str, jax.Array], keys: jax.Array) -> dict[str, jax.Array]:
-        return fly_episodes(keys, Fixed(env.config, env.domain, values), policy)[0]
+    def fly(values: dict, parameters: Any, keys: jax.Array) -> dict[str, jax.Array]:
+        world = Fixed(env.config, env.domain, values)
+        return fly_episodes(keys, world, make_policy(parameters))[0]
 
-    everywhere = jit(on_each_device(fly, mesh, (COPIED, SPREAD), SPREAD))
+    everywhere = jit(on_each_device(fly, mesh, (COPIED, COPIED, SPREAD), SPREAD))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0), EVALUATION), episodes)
 
-    def mean(values: dict[str, float]) -> dict[str, float]:
+    def mean(values: dict[str, float], parameters: Any) -> dict[str, float]:
         whole = {name: np.float32(values.get(name, np.nan)) for name in SWEEPS}
-        metrics = jax.device_get(everywhere(whole, keys))
+        metrics = jax.device_get(everywhere(whole, parameters, keys))
         return {name: float(np.mean(metrics[name])) for name in METRICS}
 
     return mean
+
+
+def over_seeds(reports: list[dict[str, float]]) -> dict[str, Any]:
+    """The mean over seeds, and the range of t90."""
+    means = {name: float(np.mean([report[name] for report in reports])) for name in METRICS}
+    t90 = [report["t90"] for report in reports]
+    return means | {"seeds": len(reports), "t90_range": [min(t90), max(t90)]}
+
+
+def conditions(
+    flyer: api.Flyer, make_policy: Callable[[Any], Policy], seeds: list[Any], episodes: int
+) -> list[dict[str, Any]]:
+    """One row for every condition; `make_policy` makes a policy of each of `seeds`."""
+    sweeps = [(name, value) for name, values in SWEEPS.items() for value in values]
+    fly = flights(flyer.env, make_policy, episodes)
+    found = [(item, [fly(dict([item]), seed) for seed in seeds]) for item in sweeps]
+    for zones in ZONES:
+        fly = flights(with_zones(flyer, zones), make_policy, episodes)
+        found.append((("no_fly_zones", zones), [fly({}, seed) for seed in seeds]))
+    return [
+        {"policy": flyer.name, "condition": name, "value": value, **over_seeds(reports)}
+        for (name, value), reports in found
+    ]
 
 
 def with_zones(flyer: api.Flyer, zones: int) -> UrbanGrid:
@@ -82,32 +107,31 @@ def with_zones(flyer: api.Flyer, zones: int) -> UrbanGrid:
 def main() -> None:
     """Flies, shows and saves."""
     line = parser(__doc__)
-    line.add_argument("run", type=Path, help="folder of a trained run")
+    line.add_argument("runs", type=Path, nargs="+", help="folders of trained runs")
     line.add_argument("--planner", default="lanes", choices=PLANNERS)
     line.add_argument("--episodes", type=int, default=64)
     line.add_argument("--name", default="robustness", help="of the result file")
     arguments = parse(line)
     enable_cache()
-    trained = api.load_policy(arguments.run)
-    rows = []
-    for flyer in (trained, api.scripted(arguments.planner, trained.config)):
+    flyers = [api.load_policy(run) for run in arguments.runs]
+    trained, weights = flyers[0], [flyer.policy.parameters for flyer in flyers]
+    if any(flyer.config.env != trained.config.env for flyer in flyers):
+        line.error(f"runs = {[str(run) for run in arguments.runs]}: must be of one mission")
+    scripted = api.scripted(arguments.planner, trained.config)
 
-        def add(condition: str, value: float, metrics: dict[str, float], policy=flyer.name) -> None:
-            rows.append({"policy": policy, "condition": condition, "value": value, **metrics})
+    def learned(parameters: Any) -> Policy:
+        return dataclasses.replace(trained.policy, parameters=parameters)
 
-        fly = flights(flyer.env, flyer.policy, arguments.episodes)
-        for name, values in SWEEPS.items():
-            for value in values:
-                add(name, value, fly({name: value}))
-        for zones in ZONES:
-            fly = flights(with_zones(flyer, zones), flyer.policy, arguments.episodes)
-            add("no_fly_zones", zones, fly({}))
+    rows = conditions(trained, learned, weights, arguments.episodes)
+    rows += conditions(scripted, lambda _: scripted.policy, [()], arguments.episodes)
     show(
         f"{trained.config.preset}, {arguments.episodes} unseen cities for each condition",
-        ("condition", "value", "policy", "coverage", "t90", "collisions", "violations"),
+        ("condition", "value", "policy", "coverage", "t90", "lowest", "highest", "collisions",
+         "violations"),
         [
             (row["condition"], f"{row['value']:g}", row["policy"], f"{row['coverage']:.1%}",
-             f"{row['t90']:.1f}", f"{row['collision_rate']:.3%}", f"{row['violation_rate']:.3%}")
+             f"{row['t90']:.1f}", *(f"{bound:.1f}" for bound in row["t90_range"]),
+             f"{row['collision_rate']:.3%}", f"{row['violation_rate']:.3%}")
             for row in sorted(rows, key=lambda row: (row["condition"], row["value"]))
         ],
     )  # fmt: skip
