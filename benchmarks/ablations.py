@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from common import parse, parser, save, show, with_settings, with_training
 
 from jaxqmix.compilation import enable_cache
-from jaxqmix.config import RunConfig
+from jaxqmix.config import RunConfig, to_dict
 from jaxqmix.env.observation import groups
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import METRICS, SELECTION, evaluator, summarise
@@ -44,6 +45,7 @@ def variants(base: RunConfig) -> dict[str, RunConfig]:
         "target network": with_settings(base, "learner", target_update=0.05),
         "one step (lambda 0)": with_settings(base, "learner", trace=0.0),
         "no right of way": with_settings(base, "env", right_of_way=False),
+        "one view": with_settings(base, "evaluation", symmetric=False),
         "ends at 95 %": with_settings(base, "training", coverage_target=base.env.coverage_target),
     }
     for name in groups(base.env):
@@ -94,12 +96,14 @@ def show_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def kept_rows(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows that the file holds from the same preset, budget and number of seeds and episodes."""
+    """Rows that the file holds; ends the program when they are of another study."""
     if not path.exists():
         return []
     before = json.loads(path.read_text())["results"]
-    same = all(before.get(name) == value for name, value in about.items())
-    return before["rows"] if same else []
+    for name, value in about.items():
+        if before.get(name) != value:
+            sys.exit(f"{path} holds a study with another {name}: give another --name or --out")
+    return before["rows"]
 
 
 def main() -> None:
@@ -115,6 +119,7 @@ def main() -> None:
     enable_cache()
     base = with_training(preset(arguments.preset), env_steps=arguments.budget)
     about = {name: getattr(arguments, name) for name in ("preset", "budget", "seeds", "episodes")}
+    about["config"] = to_dict(base)
     rows = kept_rows(arguments.out / f"{arguments.name}.json", about)
     for name, config in variants(base).items():
         if any(row["variant"] == name for row in rows) or name not in (arguments.only or [name]):

@@ -55,7 +55,9 @@ def rollout_stages(trainer: Trainer, repeats: int) -> dict[str, float]:
     def begin_anew(keys: jax.Array, swarms: Swarms, parameters: Any) -> tuple:
         keys, now = next_keys(keys)
         count = refreshed(env.config, keys.shape[0], steps)
-        return keys, refresh(now[0], swarms, env, trainer.policy(parameters), count)
+        return keys, refresh(
+            now[0], swarms, env, trainer.policy(parameters, jnp.float32(0.5)), count
+        )
 
     def explore(keys: jax.Array, swarms: Swarms, parameters: Any) -> tuple:
         keys, now = next_keys(keys)

@@ -17,7 +17,7 @@ from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import EVALUATION, coverage_over_time, evaluator, success, summarise
 from jaxqmix.planners import planner
 from jaxqmix.rollout import fly_episodes
-from jaxqmix.training import LearnedPolicy, make_parts
+from jaxqmix.training import make_parts, make_policy
 from jaxqmix.types import EnvParams, Episode, Policy
 
 
@@ -60,13 +60,15 @@ def load_policy(path: str | Path, drones: int | None = None) -> Flyer:
     trained, parameters, _ = checkpoints.load(Path(path))
     config = with_drones(trained, drones)
     _, learner = make_parts(trained, axis=None)
-    policy = LearnedPolicy(learner.agent, parameters["agent"], config.env.drones, learner.memory)
+    policy = make_policy(config, learner, parameters["agent"])
     return Flyer(trained.learner.mixer, config, policy)
 
 
 def scripted(name: str, config: RunConfig, drones: int | None = None) -> Flyer:
     """A scripted planner under a run's config."""
     config = with_drones(config, drones)
+    # A planner knows the true state, whatever a trained policy was blind to.
+    config = dataclasses.replace(config, env=dataclasses.replace(config.env, blind_to=()))
     return Flyer(name, config, planner(name, config.env))
 
 

@@ -198,14 +198,18 @@ COVERAGE_SUCCESS = 0.90
 @documented
 @dataclass(frozen=True)
 class RewardConfig:
-    """Weights of the reward terms; penalties are divided by drones x horizon."""
+    """Weights of the reward terms.
+
+    Conflicts, hits, violations and moves are counted as shares of an episode's drone steps.
+    """
 
     area: float = 1.0
     """Seeing every coverable cell is worth this much."""
     bonus: float = 0.1
     """Times the share of time left when 90 % coverage is first reached."""
     perimeter: float = 0.35
-    """Cost of a metre of the unseen area's perimeter, times 100 m2; closing a gap pays it back."""
+    """Cost of the unseen area's perimeter (m) x 100 m / coverable area (m2), as it grows; closing a
+    gap pays it back."""
     conflict: float = 20.0
     """Cost of a drone conflict."""
     building_hit: float = 3.0
@@ -217,7 +221,7 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
-            _at_least(f"reward.{item.name}", getattr(self, item.name), 0.0)
+            _at_least(f"domain.reward.{item.name}", getattr(self, item.name), 0.0)
 
 
 @documented
@@ -396,6 +400,8 @@ class EvaluationConfig:
     """Held-out episodes of the final evaluation."""
     seed: int = 0
     """Which held-out cities; the same for every policy and run."""
+    symmetric: bool = True
+    """Act on the mean of the action values over all turned and mirrored views of the world."""
     max_collision_rate: float = 0.10
     """Success criterion: collision_rate must be below this."""
     min_return: float = 0.5

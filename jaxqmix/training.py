@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxqmix.compilation import jit, materialise
@@ -28,9 +29,17 @@ from jaxqmix.distributed import (
     shardings,
     total,
 )
+from jaxqmix.env.symmetry import symmetries
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.learner import replay as replay_store
-from jaxqmix.learner.networks import AgentApply, Parameters, explore, greedy_actions
+from jaxqmix.learner.networks import (
+    AgentApply,
+    Parameters,
+    explore,
+    from_all_sides,
+    greedy_actions,
+    turned,
+)
 from jaxqmix.learner.update import Learner, LearnerState, make_learner
 from jaxqmix.rollout import Swarms, begin, refresh, refreshed, rollout
 from jaxqmix.types import Sequences, State, Timestep, record, replace
@@ -93,7 +102,7 @@ class Trainer:
 
     def policy(self, parameters: Parameters, epsilon: jax.Array | None = None) -> LearnedPolicy:
         """The policy of agent parameters; greedy without epsilon."""
-        return make_policy(self.learner, self.config.env.drones, parameters, epsilon)
+        return make_policy(self.config, self.learner, parameters, epsilon)
 
     def place(self, state: TrainState) -> TrainState:
         """Puts a state on the devices."""
@@ -101,10 +110,16 @@ class Trainer:
 
 
 def make_policy(
-    learner: Learner, drones: int, parameters: Parameters, epsilon: jax.Array | None = None
+    config: RunConfig, learner: Learner, parameters: Parameters, epsilon: jax.Array | None = None
 ) -> LearnedPolicy:
-    """The policy of agent parameters; greedy without epsilon."""
-    return LearnedPolicy(learner.agent, parameters, drones, learner.memory, epsilon)
+    """The policy of agent parameters: exploring, or without epsilon greedy, which sees the world
+    from all sides unless `evaluation.symmetric` is off."""
+    agent, memory = learner.agent, learner.memory
+    if epsilon is None and config.evaluation.symmetric:
+        sides = symmetries(config.env)
+        agent, parameters = from_all_sides(agent), turned(parameters, sides)
+        memory *= sides.actions.shape[0]
+    return LearnedPolicy(agent, parameters, config.env.drones, memory, epsilon)
 
 
 def exploration_rate(env_steps: jax.Array, horizon: int, config: TrainingConfig) -> jax.Array:
@@ -173,7 +188,7 @@ def make_trainer(config: RunConfig) -> Trainer:
         mission,
         learner,
         mesh,
-        initialise=lambda seed: place(start(seed), mesh, specs),
+        initialise=lambda seed: place(start(np.uint32(seed)), mesh, specs),
         # Pinned, for the compiler takes empty arrays apart, and would compile again for its output.
         chunk=jit(
             chunk_everywhere, donate_argnums=0, out_shardings=shardings(mesh, (specs, COPIED))
@@ -231,11 +246,13 @@ def tree_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def require_memory(needed: dict[str, int], available: int | None) -> None:
+def require_memory(needed: dict[str, int], available: int | None, config: RunConfig) -> None:
     """Raises `ConfigError` with the settings to lower when a run cannot fit."""
     total_bytes = sum(needed.values())
     largest = max(needed, key=needed.get)
-    lower = {"replay": "replay.capacity", "learner": "learner.hidden"}
+    training, lower = config.training, {"replay": "replay.capacity", "learner": "learner.hidden"}
+    if training.mode == "replay" and config.replay.batch > training.swarms:
+        lower |= {"rollout": "replay.batch", "update": "replay.batch"}
     setting = lower.get(largest, "training.swarms")
     require(
         available is None or total_bytes <= available,
@@ -254,7 +271,8 @@ def begin_training(
     key = jax.random.fold_in(jax.random.key(seed), TRAINING)
     learner_key, swarms_key, key = jax.random.split(key, 3)
     learned = learner.initialise(learner_key)
-    policy = make_policy(learner, config.env.drones, learned.parameters["agent"])
+    epsilon = jnp.float32(training.epsilon_start)
+    policy = make_policy(config, learner, learned.parameters["agent"], epsilon)
     swarms = begin(jax.random.split(swarms_key, training.swarms), env, policy)
     store = ()
     if training.mode == "replay":
@@ -288,8 +306,10 @@ def train_chunk(
     training, horizon = config.training, config.env.horizon
     keys = jax.random.split(jax.random.wrap_key_data(state.key), 3)
     refresh_key, rollout_key, *learner_keys = jax.random.split(own_key(keys[0], axis), 4)
-    epsilon = exploration_rate(state.chunks * config.chunk_steps, horizon, training)
-    policy = make_policy(learner, config.env.drones, state.learner.parameters["agent"], epsilon)
+    # In float32, for env steps may outgrow int32.
+    flown = state.chunks.astype(jnp.float32) * config.chunk_steps
+    epsilon = exploration_rate(flown, horizon, training)
+    policy = make_policy(config, learner, state.learner.parameters["agent"], epsilon)
     fresh = refreshed(config.env, state.swarms.done.shape[0], training.rollout)
     swarms = refresh(refresh_key, state.swarms, env, policy, fresh)
     swarms, sequences, sums = rollout(rollout_key, swarms, policy, env, training.rollout)
@@ -340,7 +360,7 @@ def sequence_shapes(
     """The shapes of a rollout's sequences, without flying it."""
 
     def fly(swarms: Swarms, parameters: Parameters) -> Sequences:
-        policy = make_policy(learner, config.env.drones, parameters)
+        policy = make_policy(config, learner, parameters, jnp.float32(1))
         return rollout(jax.random.key(0), swarms, policy, env, config.training.rollout)[1]
 
     parameters = jax.eval_shape(learner.initialise, jax.random.key(0)).parameters["agent"]

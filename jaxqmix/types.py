@@ -119,6 +119,19 @@ class Observation:
 
 
 @record
+class Symmetries:
+    """What turning or mirroring the world does to what an agent sees, [G, ...] for G symmetries.
+
+    The turned observation is `sign * observation[source] + offset`; action a becomes `actions[a]`.
+    """
+
+    source: jax.Array  # [G, D] int
+    sign: jax.Array  # [G, D] float32, 1 or -1
+    offset: jax.Array  # [G, D] float32
+    actions: jax.Array  # [G, A] int
+
+
+@record
 class Timestep:
     """The outcome of a reset or a step."""
 

@@ -373,9 +373,9 @@ def max_footprint(config) -> float:
 
 def view_sides(config) -> list[tuple[int, int]]:
     """Block side and blocks along the side of each view, finest first."""
-    half_radius = max_footprint(config) / 2
-    finest = max(b for b in (1, 2, 4) if b == 1 or b * config.cell_size <= half_radius)
-    sides = [(block, 8) for block in sorted({finest, 4})]
+    sides = [(3, 9)]
+    if 3 * config.cell_size > max_footprint(config) / 2:
+        sides.insert(0, (1, 9))
     for block in coarse_sides(config):
         blocks_across = math.ceil(max(grid_shape(config)) / block)
         sides.append((block, min(8, max(2, 2 * blocks_across))))
@@ -540,14 +540,15 @@ def own_share(view: np.ndarray, block: int, observed, drone: int, config) -> np.
 
 
 def fine_view(unseen, cell: tuple[int, int], block: int, side: int) -> np.ndarray:
-    """Unseen share [side, side] of blocks around a cell; the cell begins the block after half."""
+    """Unseen share [side, side] of blocks around a cell, which is the middle of the middle one."""
     far = side * block
+    first = (side * block - 1) // 2
     padded = np.pad(unseen, far)
     view = np.zeros((side, side))
     for i in range(side):
         for j in range(side):
-            row = cell[0] + (i - side // 2) * block + far
-            column = cell[1] + (j - side // 2) * block + far
+            row = cell[0] - first + i * block + far
+            column = cell[1] - first + j * block + far
             view[i, j] = padded[row : row + block, column : column + block].mean()
     return view
 

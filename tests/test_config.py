@@ -28,7 +28,7 @@ from jaxqmix.presets import PRESETS, preset
 SECTIONS = {
     "env": EnvConfig,
     "domain": DomainConfig,
-    "reward": RewardConfig,
+    "domain.reward": RewardConfig,
     "learner": LearnerConfig,
     "replay": ReplayConfig,
     "training": TrainingConfig,
@@ -62,13 +62,13 @@ BAD = {
     "domain.packet_loss": ((-0.1, 0.1), (0.1, 1.1), (0.3, 0.2)),
     "domain.delay": ((-0.1, 0.1), (0.1, 1.1), (INFINITE, INFINITE)),
     "domain.sensor_noise": ((-1.0, 1.0), (0.0, 51.0)),
-    "reward.area": (-1.0, NOT_A_NUMBER),
-    "reward.bonus": (-0.1, INFINITE),
-    "reward.perimeter": (-0.35, INFINITE),
-    "reward.conflict": (-20.0,),
-    "reward.building_hit": (-3.0,),
-    "reward.violation": (-3.0,),
-    "reward.energy": (-0.02,),
+    "domain.reward.area": (-1.0, NOT_A_NUMBER),
+    "domain.reward.bonus": (-0.1, INFINITE),
+    "domain.reward.perimeter": (-0.35, INFINITE),
+    "domain.reward.conflict": (-20.0,),
+    "domain.reward.building_hit": (-3.0,),
+    "domain.reward.violation": (-3.0,),
+    "domain.reward.energy": (-0.02,),
     "learner.network": ("transformer",),
     "learner.mixer": ("qplex",),
     "learner.hidden": (0, -128),
@@ -116,7 +116,7 @@ BAD = {
 )
 def test_bad_value_is_refused(setting, value):
     """The error names the setting and the value; of a range, the end that is not finite."""
-    section, name = setting.split(".")
+    section, name = setting.rsplit(".", 1)
     ends = value if isinstance(value, tuple) else ()
     named = next((end for end in ends if not math.isfinite(end)), value)
     with pytest.raises(ConfigError, match=re.escape(f"{setting} = {named} ")):
@@ -125,7 +125,8 @@ def test_bad_value_is_refused(setting, value):
 
 def test_every_setting_has_a_bad_value():
     """No numeric or named setting goes unchecked."""
-    unchecked = {"learner.double_q", "domain.reward", "env.blind_to", "env.right_of_way"}
+    switches = {"learner.double_q", "env.right_of_way", "evaluation.symmetric"}
+    unchecked = switches | {"domain.reward", "env.blind_to"}
     settings = {f"{s}.{f.name}" for s, kind in SECTIONS.items() for f in dataclasses.fields(kind)}
     assert settings - unchecked - set(BAD) == set()
 

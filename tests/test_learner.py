@@ -2,16 +2,18 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from learner_probes import learn, sequences, two_step_game
 
 from jaxqmix.config import LearnerConfig
-from jaxqmix.learner import replay
+from jaxqmix.learner import replay, update
 from jaxqmix.learner.networks import explore, greedy_actions, make_agent, memory_size
-from jaxqmix.learner.update import td_loss
+from jaxqmix.learner.update import make_optimiser, td_loss
 
 CONFIG = LearnerConfig(
     hidden=32,
@@ -144,5 +146,51 @@ def test_replay_overwrites_the_oldest_and_draws_what_was_stored():
     drawn = replay.sample(jax.random.key(1), ring, 64)
     assert drawn.observation.agents.shape == (3, 64, 2, 5)
     assert drawn.observation.agents.dtype == jnp.float32
-    leaves = jax.tree.leaves(ring)
-    assert replay.stored_bytes(batch, 24) == sum(leaf.nbytes for leaf in leaves)
+    assert set(np.unique(drawn.reward)) == {1.0, 2.0}
+
+
+def test_target_and_average_follow_the_weights():
+    config = dataclasses.replace(CONFIG, target_update=0.25, average_decay=0.9, learning_rate=0.1)
+    learner, learned = learn(config, two_step_game(), 1)
+    begun, now = learner.initialise(jax.random.key(0)).parameters, learned.parameters
+    for found, share in ((learned.target, 0.25), (learned.average, 0.1)):
+        expected = jax.tree.map(lambda a, b, s=share: (1 - s) * a + s * b, begun, now)
+        chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(now, begun, atol=1e-3)
+
+
+def test_the_learning_rate_holds_and_falls_and_gradients_are_clipped():
+    def sizes(optimiser):
+        def body(state, _):
+            change, state = optimiser.update(jnp.float32(1), state)
+            return state, change
+
+        return np.asarray(jax.lax.scan(body, optimiser.init(jnp.float32(0)), None, length=41)[1])
+
+    config = LearnerConfig(learning_rate=0.01, learning_rate_hold=0.25, learning_rate_end=0.1)
+    rate = sizes(make_optimiser(config, 40)) / sizes(optax.radam(1.0))
+    np.testing.assert_allclose(rate[:11], 0.01, rtol=1e-3)
+    np.testing.assert_allclose(rate[[25, 40]], [0.0055, 0.001], rtol=1e-3)
+    clipped = make_optimiser(LearnerConfig(learning_rate=1.0, max_gradient_norm=2.0), 10)
+    change, _ = clipped.update(jnp.array([300.0, 400.0]), clipped.init(jnp.zeros(2)))
+    np.testing.assert_allclose(change, [-1.2, -1.6], rtol=1e-3)  # RAdam's first step is plain
+
+
+def test_the_learning_rate_falls_over_all_gradient_steps(monkeypatch):
+    asked = []
+    monkeypatch.setattr(update, "make_optimiser", lambda config, steps: asked.append(steps))
+    config = LearnerConfig(epochs=2, minibatches=4)
+    update.make_learner(config, features=5, actions=2, drones=2, state=3, calls=7)
+    assert asked == [56]
+
+
+def test_values_begin_near_zero_and_advantages_are_relative():
+    initialise, apply = make_agent(LearnerConfig(), 40, 7)
+    parameters, memory = initialise(jax.random.key(0)), jnp.zeros(0)
+    seen = jax.random.normal(jax.random.key(1), (64, 40))
+    values, _ = apply(parameters, seen, memory)
+    assert float(values.std()) < 0.2
+    head = parameters["advantage"] | {"bias": parameters["advantage"]["bias"] + 5.0}
+    again, _ = apply(parameters | {"advantage": head}, seen, memory)
+    np.testing.assert_allclose(again, values, atol=1e-4)

@@ -265,11 +265,11 @@ def test_fine_view_by_hand():
     unseen = sensing.pack_unseen(jnp.asarray(cells), config)
     for row, column in ((10, 20), (0, 0), (29, 43), (15, 31), (15, 16)):
         window = sensing.fine_window(unseen, jnp.array([row, column]), config)
-        crop = np.pad(cells, 16)[row + 12 : row + 20, column + 12 : column + 20]
+        crop = np.pad(cells, 16)[row + 12 : row + 21, column + 12 : column + 21]
         np.testing.assert_array_equal(sensing.fine_view(window, 1), crop)
-        crop = np.pad(cells, 16)[row : row + 32, column : column + 32]
-        shares = crop.reshape(8, 4, 8, 4).mean(axis=(1, 3))
-        np.testing.assert_allclose(sensing.fine_view(window, 4), shares)
+        crop = np.pad(cells, 16)[row + 3 : row + 30, column + 3 : column + 30]
+        shares = crop.reshape(9, 3, 9, 3).mean(axis=(1, 3))
+        np.testing.assert_allclose(sensing.fine_view(window, 3), shares, rtol=1e-6)
 
 
 def test_coarse_view_by_hand():
@@ -305,3 +305,16 @@ def test_perimeter(name):
         cells[row, : len(line)] = [cell == "#" for cell in line]
     assert ref.perimeter(cells) == sides
     assert sensing.perimeter(sensing.pack_unseen(jnp.asarray(cells), CONFIG).words) == sides
+
+
+@pytest.mark.parametrize(("x", "y"), [(30.0, 30.0), (1590.0, 210.0), (3470.0, 430.0)])
+def test_looks_by_chance_cross_words_and_borders(x, y):
+    """After 400 looks every cell but those seen with a tiny chance has been seen, and no other."""
+    config = dataclasses.replace(CONFIG, sensing="probabilistic", drones=1, city_width=3500.0)
+    cells = jnp.ones((config.rows, config.columns), bool)
+    full, position = sensing.pack_unseen(cells, config), jnp.array([[x, y, 60.0]])
+    look = jax.vmap(lambda key: sensing.look(key, full, position, jnp.float32(1), config)[0])
+    unseen = jax.jit(look)(jax.random.split(jax.random.key(0), 400))
+    ever = ~np.asarray(sensing.unpack_unseen(unseen, config)).all(axis=0)
+    chance = ref.chance_to_see(np.array([x, y, 60.0]), 1.0, config)
+    assert ever[chance > 0.1].all() and not ever[chance == 0].any()

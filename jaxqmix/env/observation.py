@@ -22,6 +22,7 @@ from jaxqmix.env.dynamics import (
     strikes_later,
 )
 from jaxqmix.env.sensing import (
+    FINE_SIDE,
     coarse_blocks,
     coarse_margin,
     coarse_view,
@@ -63,17 +64,15 @@ MAX_STATE_CELLS = 64
 def fine_blocks(config: EnvConfig) -> tuple[int, ...]:
     """Block sides, in cells, of the views read from the bit map.
 
-    The finest resolves about half a footprint's radius; smaller blocks would always be seen.
+    Odd, so that the drone's own cell is in their middle. The finest resolves about half a
+    footprint's radius; smaller blocks would always be seen.
     """
-    finest = 1
-    while finest < 4 and 2 * finest * config.cell_size <= config.max_footprint / 2:
-        finest *= 2
-    return (finest, 4) if finest < 4 else (4,)
+    return (3,) if 3 * config.cell_size <= config.max_footprint / 2 else (1, 3)
 
 
 def views(config: EnvConfig) -> tuple[tuple[int, int], ...]:
     """Block side in cells and blocks along the side of every view, finest first."""
-    fine = tuple((block, view_side(1, config)) for block in fine_blocks(config))
+    fine = tuple((block, FINE_SIDE) for block in fine_blocks(config))
     return fine + tuple((block, view_side(block, config)) for block in coarse_blocks(config))
 
 

@@ -1,7 +1,7 @@
 """The team reward: one function per term, composed by the weights in `EnvParams`.
 
-Every term is what it measures, without sign or weight; penalties are means over drones and the
-horizon, so that an episode full of one mistake costs its whole weight.
+Every term is what it measures, without sign or weight. Conflicts, hits, violations and moves are
+means over drones and the horizon, so that an episode full of one mistake costs its whole weight.
 """
 
 from __future__ import annotations

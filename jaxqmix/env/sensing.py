@@ -27,8 +27,10 @@ FIRST_COARSE = 16
 COARSE_FACTOR = 4
 FINE_WINDOW = 32
 """Side in cells of the window that fine views read straight from the bit map."""
+FINE_SIDE = 9
+"""Blocks along the side of a fine view: odd, so that the drone's own cell is its middle."""
 VIEW_SIDE = 8
-"""Blocks along the side of a view."""
+"""Blocks along the side of a coarse view."""
 
 
 def footprint_cells(config: EnvConfig) -> int:
@@ -232,8 +234,7 @@ def look(
     else:
         masks = jax.vmap(footprint_mask, (0, 0, 0, None))(position, radius, starts, config)
 
-    # One drone after the other: two footprints may overlap, and a window update in place is far
-    # cheaper than removing the overlap of every pair (benchmarks/hot_paths.py).
+    # One drone after the other, for two footprints may overlap, and only the first counts a cell.
     def one_drone(words: jax.Array, drone: tuple) -> tuple[jax.Array, jax.Array]:
         mask, start = drone
         old = jax.lax.dynamic_slice(words, start, mask.shape)
@@ -341,13 +342,13 @@ def window_gain(
 
 
 def fine_view(window: jax.Array, block: int) -> jax.Array:
-    """Unseen share [8, 8] of the blocks of `block` (1, 2 or 4) cells around the drone."""
-    size = VIEW_SIDE * block
-    first = (FINE_WINDOW - size) // 2
-    shifts = (first + block * jnp.arange(VIEW_SIDE)).astype(jnp.uint32)
+    """Unseen share [9, 9] of blocks of `block` (1 or 3) cells; the drone's cell is the middle."""
+    size = FINE_SIDE * block
+    first = FINE_WINDOW // 2 - size // 2
+    shifts = (first + block * jnp.arange(FINE_SIDE)).astype(jnp.uint32)
     rows = window[first : first + size, None] >> shifts
     counts = jax.lax.population_count(rows & jnp.uint32((1 << block) - 1))
-    counts = counts.reshape(VIEW_SIDE, block, VIEW_SIDE).sum(axis=1)
+    counts = counts.reshape(FINE_SIDE, block, FINE_SIDE).sum(axis=1)
     return counts.astype(jnp.float32) / block**2
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxqmix.config import LearnerConfig
+from jaxqmix.types import Symmetries
 
 Parameters = dict[str, Any]
 AgentApply = Callable[[Parameters, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -97,6 +98,43 @@ def make_agent(
         return nnx.merge(graph, parameters)(observation, memory)
 
     return initialise, apply
+
+
+def turned(parameters: Parameters, symmetries: Symmetries) -> Parameters:
+    """The agent turned instead of the world, one for each symmetry: leaves [G, ...].
+
+    `apply` of one of them gives for an observation what `apply(parameters, ...)` gives for the
+    turned observation, with the actions turned back.
+    """
+    first, last = parameters["dense_0"], parameters["advantage"]
+
+    def turn(symmetry: Symmetries) -> Parameters:
+        kernel = symmetry.sign[:, None] * first["kernel"]
+        kernel = jnp.take(kernel, jnp.argsort(symmetry.source), axis=0)
+        bias = first["bias"] + symmetry.offset @ first["kernel"]
+        advantage = {n: jnp.take(leaf, symmetry.actions, axis=-1) for n, leaf in last.items()}
+        return parameters | {"dense_0": {"kernel": kernel, "bias": bias}, "advantage": advantage}
+
+    return jax.vmap(turn)(symmetries)
+
+
+def from_all_sides(agent: AgentApply) -> AgentApply:
+    """The mean of the action values of several agents, those of `turned`, each with its memory.
+
+    Silver et al. 2016, "Mastering the game of Go", Methods, Symmetries: the explicit ensemble.
+    `apply(parameters, observation, memory)` takes parameters [G, ...] and memory [..., G x M].
+    """
+    agents = jax.vmap(agent, in_axes=(0, None, -2), out_axes=(0, -2))
+
+    def apply(
+        parameters: Parameters, observation: jax.Array, memory: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        sides = jax.tree.leaves(parameters)[0].shape[0]
+        each = memory.reshape(*memory.shape[:-1], sides, memory.shape[-1] // sides)
+        values, each = agents(parameters, observation, each)
+        return values.mean(axis=0), each.reshape(memory.shape)
+
+    return apply
 
 
 def greedy_actions(values: jax.Array, available: jax.Array) -> jax.Array:

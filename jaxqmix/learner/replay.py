@@ -70,9 +70,3 @@ def sample(key: jax.Array, replay: Replay, count: int) -> Sequences:
         return value.astype(jnp.float32) if value.dtype == STORED else value
 
     return _over_fields(take, replay.data)
-
-
-def stored_bytes(example: Sequences, capacity: int) -> int:
-    """Bytes that `empty(example, capacity)` will allocate."""
-    ring = jax.eval_shape(lambda: empty(example, capacity))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(ring))

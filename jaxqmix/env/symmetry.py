@@ -1,0 +1,88 @@
+"""The eight symmetries of a square grid, as tables of what they do to observations and actions.
+
+Turned or mirrored, a swarm's world is another world of the same kind: the agents see the same
+numbers in other places, some with the other sign, and head elsewhere. A policy may therefore see
+the world in eight ways and act on what they have in common.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxqmix.config import EnvConfig
+from jaxqmix.env.observation import AHEAD, agent_features, groups, seen_features
+from jaxqmix.types import ACTIONS, HEADINGS, Symmetries
+
+COMPASS = np.array([(0, -1), (0, 1), (-1, 0), (1, 0)])
+"""Directions x, y of the headings north, south, west and east; y grows to the south."""
+TURN = np.array([(0, -1), (1, 0)])
+"""A quarter turn, from north to east."""
+MIRROR = np.array([(-1, 0), (0, 1)])
+"""West becomes east."""
+
+
+def matrices() -> list[np.ndarray]:
+    """Four turns, then each of them mirrored: [2, 2] each, the first changes nothing."""
+    turns = [np.linalg.matrix_power(TURN, quarter) for quarter in range(4)]
+    return turns + [MIRROR @ turn for turn in turns]
+
+
+def symmetries(config: EnvConfig) -> Symmetries:
+    """What each symmetry does to an agent's observation [D] and to the actions [A]."""
+    tables = [one_symmetry(matrix, config) for matrix in matrices()]
+    return Symmetries(*(np.stack(column) for column in zip(*tables, strict=True)))
+
+
+def one_symmetry(matrix: np.ndarray, config: EnvConfig) -> tuple[np.ndarray, ...]:
+    """The row of `Symmetries` for a matrix [2, 2]: source, sign, offset, actions."""
+    features = agent_features(config)
+    source, sign, offset = np.arange(features), np.ones(features), np.zeros(features)
+    headings = moved_headings(matrix)
+
+    def turn_headings(first: int) -> None:
+        source[first + headings] = first + np.arange(HEADINGS)
+
+    def turn_vector(first: int, middle: float = 0.0) -> None:
+        for axis, row in enumerate(matrix):
+            (other,) = np.flatnonzero(row)
+            source[first + axis], sign[first + axis] = first + other, row[other]
+            offset[first + axis] = middle * (1 - row[other])
+
+    for name, where in groups(config).items():
+        first, size = where.start, where.stop - where.start
+        if name == "pose":
+            turn_vector(first, middle=0.5)  # the place in the city, from 0 to 1
+            turn_vector(first + 4)
+        elif name == "weather":
+            turn_vector(first)
+        elif name in ("last_action", "available", "repeat"):
+            turn_headings(first)
+        elif name in ("gain", "growth"):
+            turn_headings(first)
+            for index in range(len(AHEAD)):
+                turn_headings(first + len(ACTIONS) + index * HEADINGS)
+        elif name == "teammates":
+            for vector in range(first, where.stop, 6):
+                turn_vector(vector)
+                turn_vector(vector + 4)
+        elif name not in ("link", "mission"):
+            source[where] = first + moved_grid(matrix, round(size**0.5))
+    offset[~seen_features(config)] = 0  # what is blanked stays blank
+    actions = np.concatenate([headings, np.arange(HEADINGS, len(ACTIONS))])
+    return source, sign.astype(np.float32), offset.astype(np.float32), actions
+
+
+def moved_headings(matrix: np.ndarray) -> np.ndarray:
+    """The heading [4] that each heading becomes."""
+    moved = COMPASS @ matrix.T
+    return np.argmax((moved[:, None] == COMPASS).all(axis=-1), axis=1)
+
+
+def moved_grid(matrix: np.ndarray, side: int) -> np.ndarray:
+    """For each place of a flat grid [side^2] of rows and columns, the place it is filled from."""
+    middle = (side - 1) / 2
+    y, x = np.mgrid[:side, :side] - middle
+    # The inverse of an orthogonal matrix is its transpose.
+    from_x, from_y = np.einsum("ji,jrc->irc", matrix, np.stack([x, y]))
+    rows, columns = np.rint(from_y + middle), np.rint(from_x + middle)
+    return (rows * side + columns).astype(int).reshape(-1)

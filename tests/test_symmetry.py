@@ -1,0 +1,164 @@
+"""A world turned or mirrored is seen, and acted in, as the table says."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxqmix.config import EnvConfig, LearnerConfig
+from jaxqmix.env import dynamics, sensing
+from jaxqmix.env.observation import groups, observe
+from jaxqmix.env.symmetry import symmetries
+from jaxqmix.learner.networks import from_all_sides, make_agent, memory_size, turned
+from jaxqmix.presets import QUICK
+from jaxqmix.training import make_trainer
+from jaxqmix.types import ACTIONS, replace
+
+# Whole coarse blocks: they are aligned with the city's north-western corner.
+FINE = EnvConfig(
+    drones=5,
+    city_width=1280.0,
+    city_length=1280.0,
+    cell_size=20.0,
+    no_fly_zones=2,
+    right_of_way=False,  # of two drones, the eastern one has it: turned, that is another
+)
+COARSE = dataclasses.replace(FINE, city_width=3200.0, city_length=3200.0, cell_size=50.0)
+SYMMETRIES = [(quarters, mirrored) for mirrored in (False, True) for quarters in range(4)]
+"""Quarter turns clockwise, and whether west and east change places then."""
+
+
+def turn_grid(grid, quarters, mirrored):
+    """A map [H, W], turned."""
+    grid = np.rot90(grid, -quarters)
+    return np.fliplr(grid) if mirrored else grid
+
+
+def turn_vectors(vectors, quarters, mirrored):
+    """Vectors [..., 2 or more] along x and y, turned."""
+    result = np.array(vectors)
+    for _ in range(quarters):
+        result[..., 0], result[..., 1] = -result[..., 1], result[..., 0].copy()
+    if mirrored:
+        result[..., 0] *= -1
+    return result
+
+
+def turn_places(places, config, quarters, mirrored):
+    """Places in the city [..., 2 or more], turned around its middle."""
+    middle = np.zeros(np.shape(places)[-1])
+    middle[:2] = config.city_width / 2
+    return (turn_vectors(places - middle, quarters, mirrored) + middle).astype(np.float32)
+
+
+def turn_actions(actions, quarters, mirrored):
+    """The action that each action becomes."""
+    names = ["north", "east", "south", "west"]
+    table = {}
+    for index, name in enumerate(names):
+        name_then = names[(index + quarters) % 4]
+        if mirrored:
+            name_then = {"west": "east", "east": "west"}.get(name_then, name_then)
+        table[ACTIONS.index(name)] = ACTIONS.index(name_then)
+    return np.vectorize(lambda action: table.get(action, action))(actions)
+
+
+def turn_world(state, params, config, *symmetry):
+    """The whole state and its world, turned."""
+    city = replace(
+        state.city,
+        heights=jnp.asarray(turn_grid(state.city.heights, *symmetry)),
+        no_fly=jnp.asarray(turn_places(state.city.no_fly, config, *symmetry)),
+    )
+    unseen = turn_grid(sensing.unpack_unseen(state.unseen, config), *symmetry)
+    position = jnp.asarray(turn_places(state.position, config, *symmetry))
+    state = replace(
+        state,
+        city=city,
+        unseen=sensing.pack_unseen(jnp.asarray(unseen), config),
+        position=position,
+        last_action=jnp.asarray(turn_actions(state.last_action, *symmetry)),
+        obstruction=dynamics.obstructed_actions(city, position, config),
+    )
+    return state, replace(params, wind=jnp.asarray(turn_vectors(params.wind, *symmetry)))
+
+
+@pytest.mark.parametrize("config", [FINE, COARSE], ids=["20 m cells", "50 m cells"])
+def test_the_turned_world_is_seen_as_the_table_says(config, fly, take):
+    flight = fly(config, steps=40, swarms=3, seed=5, thorough=False)
+    table = symmetries(config)
+    look = jax.jit(lambda *world: observe(*world, config))
+    noise = np.random.default_rng(0).normal(size=(config.drones, 3)).astype(np.float32)
+    for swarm, time in ((0, 3), (1, 20), (2, 40)):
+        state, params = take(flight["states"], swarm, time), take(flight["params"], swarm)
+        before = look(state, params, noise)
+        for index, symmetry in enumerate(SYMMETRIES):
+            world = turn_world(state, params, config, *symmetry)
+            after = look(*world, turn_vectors(noise, *symmetry))
+            expected = table.sign[index] * before.agents[:, table.source[index]]
+            expected += table.offset[index]
+            for name, where in groups(config).items():
+                np.testing.assert_allclose(
+                    after.agents[:, where], expected[:, where], atol=2e-4, err_msg=name
+                )
+            actions = turn_actions(np.arange(len(ACTIONS)), *symmetry)
+            np.testing.assert_array_equal(table.actions[index], actions)
+            np.testing.assert_array_equal(after.available[:, actions], before.available)
+
+
+def test_blank_groups_stay_blank():
+    config = dataclasses.replace(FINE, blind_to=("pose",))
+    assert symmetries(FINE).offset[:, groups(FINE)["pose"]].any()
+    assert not symmetries(config).offset.any()
+
+
+@pytest.mark.parametrize("network", ["mlp", "gru"])
+def test_turned_agents_see_the_turned_world(network):
+    table = symmetries(FINE)
+    features = table.source.shape[1]
+    config = LearnerConfig(network=network, hidden=16)
+    initialise, agent = make_agent(config, features, len(ACTIONS))
+    keys = jax.random.split(jax.random.key(0), 3)
+    parameters = initialise(keys[0])
+    leaves, tree = jax.tree.flatten(parameters)
+    noise = jax.random.split(keys[1], len(leaves))
+    leaves = [
+        leaf + 0.3 * jax.random.normal(k, leaf.shape) for k, leaf in zip(noise, leaves, strict=True)
+    ]
+    parameters = jax.tree.unflatten(tree, leaves)
+    agents = turned(parameters, table)
+    seen = jax.random.normal(keys[2], (3, 5, features))  # three steps of five drones
+    memory = jnp.zeros((5, memory_size(config)))
+    everything = from_all_sides(agent)
+    eight = jnp.zeros((5, 8 * memory_size(config)))
+    values, after = everything(agents, seen, eight)
+    each = []
+    for index in range(8):
+        turned_seen = table.sign[index] * seen[..., table.source[index]] + table.offset[index]
+        found, kept = agent(jax.tree.map(lambda leaf: leaf[index], agents), seen, memory)  # noqa: B023
+        expected, expected_kept = agent(parameters, turned_seen, memory)
+        expected = expected[..., table.actions[index]]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(kept, expected_kept, rtol=1e-4, atol=1e-4)
+        each.append((expected, expected_kept))
+        # Seen from all sides, the turned world has the same values, turned.
+        again, _ = everything(agents, turned_seen, eight)
+        np.testing.assert_allclose(again[..., table.actions[index]], values, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(values, np.mean([v for v, _ in each], axis=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        after, np.concatenate([kept for _, kept in each], axis=-1), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_greedy_policies_see_the_world_from_all_sides_unless_told_not_to():
+    def agents_of(symmetric, epsilon=None):
+        evaluation = dataclasses.replace(QUICK.evaluation, symmetric=symmetric)
+        trainer = make_trainer(dataclasses.replace(QUICK, evaluation=evaluation))
+        parameters = trainer.learner.initialise(jax.random.key(0)).parameters["agent"]
+        kernel = trainer.policy(parameters, epsilon).parameters["dense_0"]["kernel"]
+        return kernel.shape[:-2]
+
+    assert agents_of(True) == (8,)
+    assert agents_of(False) == agents_of(True, jnp.float32(0.1)) == ()
