@@ -46,7 +46,7 @@ def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
 class Checkpoints:
     """Writes a run's checkpoints; saving happens in the background."""
 
-    def __init__(self, run: Path, config: RunConfig, begun: int):
+    def __init__(self, run: Path, config: RunConfig, begun: int, devices: int | None = None):
         """Opens a run's folder.
 
         Args:
@@ -54,7 +54,9 @@ class Checkpoints:
           config: kept with every checkpoint.
           begun: the step at which the run begins or resumes. It resumes at its newest readable
             checkpoint, so newer ones are damaged, and are moved aside.
+          devices: how many the run is spread over, if known.
         """
+        self._devices = devices
         self._run, self._config, self._begun = run, to_dict(config), begun
         for kind in KINDS:
             for step in steps_of(run, kind):
@@ -82,7 +84,7 @@ class Checkpoints:
                 return
             move_aside(self._run, kind, step)
             manager.reload()
-        about = {"config": self._config, "score": score, "step": step}
+        about = {"config": self._config, "devices": self._devices, "score": score, "step": step}
         saved = manager.save(
             step,
             args=ocp.args.Composite(
@@ -136,7 +138,7 @@ def move_aside(run: Path, kind: str, step: int) -> None:
 
 
 def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState]:
-    """The newest readable `latest` (or `final`) training state of a run.
+    """The newest readable training state of a run, of any kind.
 
     A damaged checkpoint is passed over with a warning.
 
@@ -154,7 +156,9 @@ def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState]:
     shape = _empty_like(trainer)
 
     def read(folder: Path) -> TrainState:
-        check_settings(run, read_about(folder)["config"], to_dict(trainer.config))
+        about = read_about(folder)
+        check_settings(run, about["config"], to_dict(trainer.config))
+        check_devices(run, about.get("devices"), trainer)
         return _read(folder / "state", shape)
 
     place, state = first_readable([folder for _, folder in found], read, run)
@@ -237,6 +241,20 @@ def check_settings(run: Path, saved: dict[str, Any], asked: dict[str, Any]) -> N
                     f"{section}.{name} = {value} is not allowed: {run} was trained with {before}, "
                     "and --resume continues a run unchanged"
                 )
+
+
+def check_devices(run: Path, before: int | None, trainer: Trainer) -> None:
+    """Warns that a run on another number of devices goes on with other random numbers; raises
+    `CheckpointError` where its replay store is spread over them."""
+    now = trainer.mesh.size
+    if before in (None, now):
+        return
+    spread = f"{run} was trained on {before}"
+    if trainer.config.training.mode == "replay":
+        raise CheckpointError(
+            f"devices = {now} is not allowed: {spread}, over which its replay store is spread"
+        )
+    warnings.warn(f"devices = {now}, and {spread}: it resumes, but not bit for bit", stacklevel=4)
 
 
 def find(path: Path) -> list[Path]:

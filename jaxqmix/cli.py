@@ -192,7 +192,10 @@ def single(names: list[str], what: str) -> str | None:
 
 def train_command(arguments: list[str]) -> int:
     """`jaxqmix train PRESET [--setting value ...]`."""
-    name = next((word for word in arguments if word in PRESETS), None)
+    # The values of --out and --wandb are free, and may be called like a preset.
+    words = [w for before, w in zip(["", *arguments], arguments, strict=False)
+             if before not in ("--out", "--wandb")]  # fmt: skip
+    name = next((word for word in words if word in PRESETS), None)
     if name is None and not {"-h", "--help"} & set(arguments):
         if arguments and not arguments[0].startswith("-"):
             preset(arguments[0])  # raises
@@ -200,10 +203,11 @@ def train_command(arguments: list[str]) -> int:
     base = preset(name or "quick")
     training = base.training
     default = Train(base, training.mode, training.seed, training.env_steps, training.episodes)
-    given, names = parse(Train, arguments, f"jaxqmix train {name or 'PRESET'}", default)
-    single(names, "preset")
-    config = with_shortcuts(given, default)
-    require(config.preset == name, "preset", config.preset, "the first word names the preset")
+    program = f"jaxqmix train {name or 'PRESET'}"
+    given, names = parse(Train, without_shortcuts(arguments), program, default)
+    config = given.config
+    for found in (single(names, "preset"), config.preset):
+        require(found == name, "preset", found, f"name one preset, once: {', '.join(PRESETS)}")
     if given.deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
@@ -225,12 +229,10 @@ def prepare_jax() -> None:
     use_all_cores()
 
 
-def with_shortcuts(given: Train, default: Train) -> RunConfig:
-    """The config with --mode, --seed, --env-steps and --episodes put in their places."""
-    names = ("mode", "seed", "env_steps", "episodes")
-    changes = {n: getattr(given, n) for n in names if getattr(given, n) != getattr(default, n)}
-    training = dataclasses.replace(given.config.training, **changes)
-    return dataclasses.replace(given.config, training=training)
+def without_shortcuts(arguments: list[str]) -> list[str]:
+    """The arguments with --mode, --seed, --env-steps and --episodes written as --training.*."""
+    return [re.sub(r"^--(?=(mode|seed|env[-_]steps|episodes)(=|$))", "--training.", a)
+            for a in arguments]  # fmt: skip
 
 
 def evaluate_command(arguments: list[str]) -> int:

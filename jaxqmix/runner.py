@@ -163,18 +163,20 @@ class Run:
         resume: bool = False,
         wandb: str | None = None,
     ):
-        """Checks everything, then takes memory, then creates the folder; see `train`."""
+        """Checks everything, takes memory, and then creates the folder; see `train`."""
         self.config, self.folder, self.listener = config, folder, listener
         check_folder(folder, resume)
         self.trainer: Trainer = make_trainer(config)
         self.step, self.state = restore(folder, self.trainer) if resume else (0, None)
         memory = memory_needed(self.trainer)
-        require_memory(memory, device_memory())
+        require_memory(memory, device_memory(), config)
         listener.begun(config, self.step, memory)
         if self.state is None:
             self.state = self.trainer.initialise(config.training.seed)
         self.metrics = self._open_metrics(wandb, resume)
-        self.checkpoints = checkpoints.Checkpoints(folder, config, self.step)
+        self.checkpoints = checkpoints.Checkpoints(
+            folder, config, self.step, self.trainer.mesh.size
+        )
         self.best = self._best_so_far()
         # The final evaluation flies the same program, batch after batch.
         self._evaluate = evaluator(
@@ -209,8 +211,9 @@ class Run:
             else:
                 self.checkpoints.save("latest", self.step, self.state)
         finally:
-            self.metrics.close()
+            # First: a board may be slow to close, and be interrupted.
             self.checkpoints.close()
+            self.metrics.close()
         if finished:
             self.listener.finished()
         else:
@@ -242,6 +245,7 @@ class Run:
                 self._report(figures, len(pending) * config.chunk_steps / (now - since))
                 pending, since = [], now
             if self.step % every_evaluation == 0:
+                jax.block_until_ready(metrics)
                 started = time.perf_counter()
                 self._select()
                 since += time.perf_counter() - started
@@ -274,10 +278,10 @@ class Run:
         parameters = self.state.learner.average["agent"]
         metrics, _ = self._evaluate(parameters, config.seed, config.episodes, SELECTION)
         report = self._evaluation_report(metrics, config.episodes, final=False)
+        self.metrics.write(report)
         if report["return"] > self.best:
             self.best = report["return"]
             self.checkpoints.save("best", self.step, self.state, self.best)
-        self.metrics.write(report)
         self.listener.evaluated(report)
 
     def _evaluation_report(
@@ -340,7 +344,8 @@ def train(
     Args:
       config: the run; `jaxqmix.preset(name)` gives one.
       out: the run's folder; must be empty or new, unless `resume`.
-      resume: continue from the newest checkpoint there, bit for bit.
+      resume: continue from the newest checkpoint there; the state goes on bit for bit on the same
+        machine, versions and number of devices.
       listener: hears of the progress.
       wandb: also log to this project of Weights & Biases (extra `wandb`).
 

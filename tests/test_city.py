@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
+import scipy.stats
 
 from jaxqmix import city as cities
 from jaxqmix.config import ConfigError, DomainConfig, EnvConfig
@@ -240,3 +242,33 @@ def test_city_without_a_start_place_is_refused():
     """A swarm of one needs a place to start, too."""
     with pytest.raises(ConfigError, match=r"env\.drones = 1 "):
         EnvConfig(drones=1, city_width=20.0, city_length=20.0, cell_size=5.0)
+
+
+def test_a_free_place_comes_before_a_built_one():
+    config = dataclasses.replace(CONFIG, drones=2)
+    heights = np.full((config.rows, config.columns), 200, np.uint8)
+    heights[3] = 0
+    none = jnp.zeros((0, 4))
+    begin = jax.vmap(lambda key: dynamics.start(key, jnp.asarray(heights), none, config))
+    opened, position = jax.jit(begin)(jax.random.split(jax.random.key(0), 50))
+    assert (np.asarray(opened) == heights).all()
+    rows = np.asarray(position)[..., 1] // config.cell_size
+    assert (rows == 3).all()
+
+
+def test_worlds_are_drawn_from_their_ranges():
+    """Every number is uniform in its range, and tells nothing about the others."""
+    ranges = {"building_density": (0.5, 1), "building_height": (1, 2), "wind_speed": (3, 4),
+              "turbulence": (5, 6), "visibility": (0.25, 0.5), "packet_loss": (0.6, 0.7),
+              "delay": (0.8, 0.9), "sensor_noise": (10, 11)}  # fmt: skip
+    domain = DomainConfig(**ranges)
+    draw = jax.jit(jax.vmap(lambda key: urban_grid.draw_params(key, domain)))
+    drawn = draw(jax.random.split(jax.random.key(0), 2000))
+    wind = np.asarray(drawn.wind)
+    values = {n: np.asarray(getattr(drawn, n)) for n in ranges if n != "wind_speed"}
+    values["wind_speed"] = np.hypot(*wind.T)
+    shares = [(values[name] - low) / (high - low) for name, (low, high) in ranges.items()]
+    shares.append(np.arctan2(wind[:, 1], wind[:, 0]) / (2 * np.pi) % 1)
+    for share in shares:
+        assert scipy.stats.kstest(share, "uniform").pvalue > 1e-3
+    assert np.abs(np.corrcoef(shares) - np.eye(9)).max() < 5 / np.sqrt(2000)

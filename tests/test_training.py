@@ -17,6 +17,7 @@ from PIL import Image
 
 import jaxqmix
 from jaxqmix import checkpoints, runner
+from jaxqmix.checkpoints import CheckpointError, check_devices
 from jaxqmix.config import CheckpointConfig, ConfigError, EvaluationConfig
 from jaxqmix.metrics import read
 from jaxqmix.runner import Listener, train
@@ -25,6 +26,7 @@ from jaxqmix.training import (
     make_trainer,
     memory_needed,
     require_memory,
+    training_env,
     tree_bytes,
 )
 from jaxqmix.validate import MISSION
@@ -211,12 +213,14 @@ def test_exploration_falls_per_step_or_per_episode():
     np.testing.assert_allclose(exploration_rate(np.float32(900), 20, config), 0.05, rtol=1e-5)
     config = dataclasses.replace(config, epsilon_decay_per_episode=0.9)
     np.testing.assert_allclose(exploration_rate(np.float32(40), 20, config), 0.81, rtol=1e-5)
+    np.testing.assert_allclose(exploration_rate(np.float32(2000), 20, config), 0.05, rtol=1e-5)
 
 
 def test_clocks_are_spread_over_the_horizon():
     trainer = trainer_of(TINY)
     times = np.asarray(trainer.initialise(0).swarms.state.time)
-    assert sorted(set(times)) == [0, 5, 10, 15]
+    each_device = np.sort(times.reshape(trainer.mesh.size, -1), axis=1)
+    assert (each_device == [0, 5, 10, 15]).all()
 
 
 def test_policies_load_act_and_carry_over_to_other_swarms(online_run):
@@ -437,7 +441,67 @@ def test_memory_is_counted_before_it_is_taken():
     assert needed["replay"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.replay))
     assert needed["swarms"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.swarms))
     assert memory_needed(trainer_of(TINY))["replay"] == 0
-    require_memory(needed, None)
-    require_memory(needed, sum(needed.values()))
-    with pytest.raises(ConfigError, match=r"memory = .* lower replay.capacity"):
-        require_memory(needed | {"replay": 10**12}, 10**9)
+    require_memory(needed, None, REPLAY)
+    require_memory(needed, sum(needed.values()), REPLAY)
+    large = dataclasses.replace(REPLAY, replay=dataclasses.replace(REPLAY.replay, batch=10**6))
+    for part, config, setting in (
+        ("replay", REPLAY, "replay.capacity"),
+        ("update", REPLAY, "training.swarms"),
+        ("update", large, "replay.batch"),
+    ):
+        with pytest.raises(ConfigError, match=f"memory = .* lower {setting}"):
+            require_memory(needed | {part: 10**12}, 10**9, config)
+
+
+def test_training_flies_on_when_the_mission_is_complete():
+    assert training_env(TINY).config.coverage_target == TINY.training.coverage_target == 1.0
+    assert trainer_of(TINY).env.config.coverage_target == TINY.env.coverage_target < 1
+
+
+def test_stored_rewards_are_in_units_of_an_even_pace():
+    trainer = trainer_of(REPLAY)
+    state, _ = jax.device_get(trainer.chunk(trainer.initialise(0)))
+    devices, each = trainer.mesh.size, TINY.training.swarms // trainer.mesh.size
+    stored = state.replay.data.reward.reshape(devices, -1, TINY.training.rollout)[:, :each]
+    expected = state.swarms.tally.total_reward * TINY.env.horizon
+    assert (expected > 0).any()
+    np.testing.assert_allclose(stored.sum(axis=-1).ravel(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_no_city_is_flown_twice_and_only_waiting_swarms_begin_anew():
+    trainer = trainer_of(TINY)
+    state = trainer.initialise(0)
+
+    def look(state):
+        return np.array(state.swarms.done), np.array(state.swarms.state.city.heights)
+
+    done, before = look(state)
+    seen = {heights.tobytes() for heights in before}
+    assert len(seen) == TINY.training.swarms
+    for _ in range(TINY.chunks):
+        state, _ = trainer.chunk(state)
+        waiting, (done, after) = done, look(state)
+        for swarm in np.flatnonzero((after != before).any(axis=(1, 2))):
+            assert waiting[swarm] and after[swarm].tobytes() not in seen
+            seen.add(after[swarm].tobytes())
+        before = after
+    assert len(seen) >= TINY.training.swarms + 8
+
+
+def test_seeds_and_exploration_reach_far():
+    """Seeds use all of 32 bits, and env steps may outgrow them."""
+    trainer = trainer_of(TINY)
+    large = jax.device_get(trainer.initialise(2**32 - 1))
+    assert not np.array_equal(large.key, jax.device_get(trainer.initialise(0)).key)
+    late = dataclasses.replace(large, chunks=np.int32(2**31 - 10))
+    _, metrics = trainer.chunk(trainer.place(late))
+    assert float(metrics["epsilon"]) == pytest.approx(TINY.training.epsilon_end)
+
+
+def test_another_number_of_devices_is_noticed(tmp_path):
+    online, store = trainer_of(TINY), trainer_of(REPLAY)
+    check_devices(tmp_path, online.mesh.size, online)
+    with pytest.warns(UserWarning, match="not bit for bit"):
+        check_devices(tmp_path, online.mesh.size + 1, online)
+    with pytest.raises(CheckpointError, match=f"devices = {store.mesh.size} is not allowed"):
+        check_devices(tmp_path, store.mesh.size + 1, store)

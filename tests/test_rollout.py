@@ -1,0 +1,93 @@
+"""Rollouts, episodes and their metrics: what is stored and counted is what was flown."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxqmix.config import EnvConfig, EvaluationConfig
+from jaxqmix.env.observation import groups
+from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.evaluation import evaluator, success, summarise
+from jaxqmix.planners import planner
+from jaxqmix.rollout import begin, count_step, episode_metrics, rollout, start_tally
+from jaxqmix.types import HOVER, Events, Timestep
+
+
+def test_sequences_hold_what_was_flown(city_block, rough):
+    config = dataclasses.replace(city_block, horizon=20, coverage_target=0.7)
+    env, policy = UrbanGrid(config, rough), planner("random", config)
+    keys = jax.random.split(jax.random.key(0), 3)
+    fly = jax.jit(lambda key, swarms: rollout(key, swarms, policy, env, 25))
+    swarms = jax.jit(lambda key: begin(jax.random.split(key, 16), env, policy))(keys[0])
+    after, flown, sums = jax.device_get(fly(keys[1], swarms))
+    length, complete = after.tally.length, after.tally.coverage >= 0.7
+    assert complete.any() and not complete.all()
+    np.testing.assert_array_equal(flown.valid, np.arange(25)[:, None] < length)
+    last = (length - 1, np.arange(16))
+    np.testing.assert_array_equal(flown.terminated[last], complete)
+    np.testing.assert_array_equal(flown.truncated[last], ~complete)
+    total = (flown.reward * flown.valid).sum(axis=0)
+    np.testing.assert_allclose(total, after.tally.total_reward, rtol=1e-4, atol=1e-5)
+    assert sums["episodes"] == 16 and sums["length"] == length.sum()
+    # An action is chosen under the observation beside it, and stored as it was commanded.
+    chosen = np.take_along_axis(flown.observation.available[:-1], flown.actions[..., None], -1)
+    assert chosen[flown.valid].all()
+    later, table = flown.observation.agents[1:], groups(config)
+    heard = (later[..., table["link"]][..., 2:].sum(axis=-1) == 0) & flown.valid[..., None]
+    executed = later[..., table["last_action"]].argmax(axis=-1)
+    assert (executed == flown.actions)[heard].all()
+    assert (executed != flown.actions)[flown.valid].any()
+    # Swarms that are done wait, and count no more.
+    _, again, none = jax.device_get(fly(keys[2], after))
+    assert not again.valid.any() and none["episodes"] == 0
+
+
+def test_an_episode_is_counted_by_hand():
+    config, none = EnvConfig(drones=2, horizon=10), (False, False)
+
+    def step(coverage, conflict=none, hit=none, violation=none):
+        flags = (jnp.array(flag) for flag in (conflict, hit, violation, none))
+        events, goes_on = Events(jnp.full(2, HOVER), *flags), jnp.bool_(False)
+        return Timestep(None, jnp.float32(0.25), goes_on, goes_on, jnp.float32(coverage), events)
+
+    one = (False, True)
+    tally = start_tally(step(0.2), config)
+    for timestep in (step(0.5, hit=one), step(0.9, conflict=one), step(0.96, violation=one)):
+        tally = count_step(tally, timestep, config)
+    found = {name: float(value) for name, value in episode_metrics(tally, config).items()}
+    assert found == pytest.approx({
+        "collision_rate": 2 / 6, "collided_drones": 0.5, "violation_rate": 1 / 6,
+        "coverage": 0.96, "return": 0.75, "t90": 2, "mission_success": 1,
+    })  # fmt: skip
+
+
+def test_a_swarm_waits_where_its_mission_ended(city_block, rough):
+    config = dataclasses.replace(city_block, coverage_target=0.6)
+    policy = planner("random", config)
+    fly = evaluator(UrbanGrid(config, rough), lambda _: policy, batch=8, keep=True)
+    metrics, flown = fly((), 0, 8)
+    assert (flown.length < config.horizon).any()
+    for episode, length in enumerate(flown.length):
+        assert (flown.positions[episode, length:] == flown.positions[episode, length]).all()
+        assert not flown.reward[episode, length:].any() and not flown.link[episode, length:].any()
+        assert flown.coverage[episode, -1] == flown.coverage[episode, length]
+        assert flown.seen_at[episode].max() <= length
+        total = flown.reward[episode, :length].sum()
+        assert metrics["return"][episode] == pytest.approx(total, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("found", "met"), [((0.0999, 0.501, 0.90), True), ((0.1, 0.5, 0.8999), False)]
+)
+def test_the_verdict_at_the_criteria(found, met):
+    names = ("collision_rate", "return", "coverage")
+    verdict = success(dict(zip(names, found, strict=True)), EvaluationConfig())
+    assert verdict == dict.fromkeys(names, met)
+
+
+def test_intervals_are_of_95_percent():
+    summary = summarise({"coverage": np.arange(400) % 2}, ("coverage",))
+    np.testing.assert_allclose(summary["coverage_ci95"], [0.451, 0.549], atol=0.006)
