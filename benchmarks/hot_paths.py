@@ -7,15 +7,12 @@ coarse blocks; those of the views pay for what they read too.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from common import measure, save
-from rich.console import Console
-from rich.table import Table
+from common import measure, parse, parser, save, show
 
 from jaxqmix.city import footprint_radius, generate_heights, zone_density
 from jaxqmix.compilation import jit, materialise
@@ -63,7 +60,7 @@ def dense_cells(unseen, position, visibility, config):
 
 def windows(unseen, position, visibility, config):
     """Kept: one window of words after the other, and coarse counts kept up to date."""
-    return sensing.look(jax.random.key(0), unseen, position, visibility, config)
+    return sensing.look(None, unseen, position, visibility, config)[:2]
 
 
 def kept_views(unseen, position, config):
@@ -83,7 +80,7 @@ def prefix_views(unseen, position, config):
     def around(cell):
         shares = []
         for block, side in views(config):
-            edges = block * (jnp.arange(side + 1) - side // 2)
+            edges = block * jnp.arange(side + 1) - side * block // 2
             rows, columns = (jnp.clip(cell[i] + edges, 0, last[i]) for i in range(2))
             corners = sums[rows[:, None], columns]
             counts = corners[1:, 1:] - corners[1:, :-1] - corners[:-1, 1:] + corners[:-1, :-1]
@@ -148,11 +145,11 @@ def drawing(config: EnvConfig, cities: int, draw: Callable) -> float:
 
 
 def main() -> None:
-    """Measures, shows and saves."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--swarms", type=int, default=64)
-    parser.add_argument("--cells", type=float, nargs="+", default=[50.0, 10.0], help="metres")
-    arguments = parser.parse_args()
+    """Measures, shows and saves; on one device, for the variants are not spread over several."""
+    line = parser(__doc__)
+    line.add_argument("--swarms", type=int, default=64)
+    line.add_argument("--cells", type=float, nargs="+", default=[50.0, 10.0], help="metres")
+    arguments = parse(line)
     results = []
     for cell in arguments.cells:
         config = dataclasses.replace(preset("full").env, cell_size=cell)
@@ -169,14 +166,10 @@ def main() -> None:
         variants = (("one draw (kept)", generate_heights), ("separate", separate_draws))
         for name, draw in variants:
             results.append(("city, us/city", cell, name, drawing(config, 16, draw)))
-    table = Table("hot path", "cell (m)", "variant", "time")
-    for what, cell, name, value in results:
-        table.add_row(what, f"{cell:g}", name, f"{value:.2f}")
-    Console().print(table)
-    save(
-        "hot_paths",
-        [dict(zip(("what", "cell_size", "variant", "time"), r, strict=True)) for r in results],
-    )
+    names = ("hot path", "cell (m)", "variant", "time")
+    show("Variants of the hot paths", names, results)
+    rows = [dict(zip(("what", "cell_size", "variant", "time"), r, strict=True)) for r in results]
+    save("hot_paths", rows, arguments.out)
 
 
 if __name__ == "__main__":

@@ -35,14 +35,13 @@ from programs import begin_program, flight_program, swarm_keys
 from jaxqmix.config import RunConfig
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.presets import preset
+from jaxqmix.runner import AHEAD
 from jaxqmix.training import make_trainer
 
 MISSIONS = {"quick": (5, 1000.0), "full": (10, 5000.0), "scale20": (20, 5000.0)}
 """Drones and side of the city, metres, of the missions of Fed-MARL's users."""
 STEPS = 50
 """Env steps of every swarm in one call of a world."""
-CHUNKS = 8
-"""Training chunks sent to the device at once, as in a run, where the host waits seldom."""
 NOTES = {
     "fed-marl world": "they observe a block of obstacles, we views of the unseen area; they fly "
     "higher and see further; one world against ours side by side; resets left out",
@@ -69,7 +68,7 @@ def our_world(config: RunConfig, swarms: int, seconds: float) -> Callable[[], fl
 def our_training(state: Any, chunk: Callable, work: int, seconds: float) -> Callable[[], float]:
     """Measures env steps per second of training chunks of `work` env steps, at every call."""
     call = chained(lambda state: chunk(state)[0], state)
-    return lambda: rate(lambda: [call() for _ in range(CHUNKS)][-1], CHUNKS * work, seconds)
+    return lambda: rate(lambda: [call() for _ in range(AHEAD)][-1], AHEAD * work, seconds)
 
 
 def row(what: str, setting: str, unit: str, found: dict[str, Any], scale: float = 1) -> dict:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import parse, parser, save, show
+from common import parse, parser, save, show, with_training
 
 from jaxqmix import api
 from jaxqmix.compilation import enable_cache, jit
@@ -45,8 +45,8 @@ class Fixed(UrbanGrid):
         """Draws one swarm's world and sets the given parameters; NaN leaves one as drawn."""
         params = super().draw_params(key)
         drawn = {name: getattr(params, name) for name in SWEEPS}
-        speed = jnp.linalg.norm(params.wind)
-        wind = params.wind / jnp.maximum(speed, 1e-6) * self.values["wind"]
+        angle = jax.random.uniform(jax.random.fold_in(key, 0), maxval=2 * jnp.pi)
+        wind = self.values["wind"] * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
         values = self.values | {"wind": wind}
         return replace(
             params,
@@ -115,8 +115,8 @@ def main() -> None:
     enable_cache()
     flyers = [api.load_policy(run) for run in arguments.runs]
     trained, weights = flyers[0], [flyer.policy.parameters for flyer in flyers]
-    if any(flyer.config.env != trained.config.env for flyer in flyers):
-        line.error(f"runs = {[str(run) for run in arguments.runs]}: must be of one mission")
+    if len({repr(with_training(flyer.config, seed=0)) for flyer in flyers}) > 1:
+        line.error("runs must differ by nothing but the seed")
     scripted = api.scripted(arguments.planner, trained.config)
 
     def learned(parameters: Any) -> Policy:

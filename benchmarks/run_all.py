@@ -1,4 +1,4 @@
-"""Runs every benchmark one after the other; a failing one does not stop the rest.
+"""Runs every benchmark of speed one after the other; a failing one does not stop the rest.
 
 `short` takes the scripts' own defaults; `long` sweeps further, over all presets and more seeds. The
 exit code is 1 when any failed.
@@ -17,6 +17,7 @@ LONG = {
     "environment": "--swarms 1 4 16 64 256 1024 4096 16384 --repeats 5",
     "training": "--swarms 16 64 256 1024 --drones 5 20 50 --repeats 5",
     "roofline": "--repeats 10",
+    "hot_paths": "",
     "scaling": "--drones 5 10 20 50 100 --city 1 2.5 5 10 20 --swarms 1 16 64 256 1024 "
     "--seeds 1 2 4 8 --repeats 5",
     "rivals": "--algorithms qmix vdn --repeats 5 --seconds 3 --env-steps 300000",
