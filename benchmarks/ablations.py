@@ -119,7 +119,7 @@ def main() -> None:
     enable_cache()
     base = with_training(preset(arguments.preset), env_steps=arguments.budget)
     about = {name: getattr(arguments, name) for name in ("preset", "budget", "seeds", "episodes")}
-    about["config"] = to_dict(base)
+    about["config"] = json.loads(json.dumps(to_dict(base)))
     rows = kept_rows(arguments.out / f"{arguments.name}.json", about)
     for name, config in variants(base).items():
         if any(row["variant"] == name for row in rows) or name not in (arguments.only or [name]):

@@ -2,7 +2,8 @@
 
 The names below load when they are first used, so that `import jaxqmix` is quick:
 
-  preset(name)            the config of a named mission: quick, full or scale20
+  preset(name)            the config of a named mission: quick, full, scale20, and each
+                          of them with sensing by chance: quick-probabilistic, ...
   make(config)            an environment: `reset(key, params)` and `step(key, state, actions,
                           params)` of one swarm, for `jax.vmap` and `jax.jit`
   train(config, out)      trains a run in a folder

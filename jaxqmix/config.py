@@ -185,14 +185,14 @@ class EnvConfig:
 
 
 FOOTPRINT_RADIUS = 100.0
-"""Footprint radius at the ground, metres (design section 3)."""
+"""Footprint radius at the ground, metres."""
 FOOTPRINT_ALTITUDE = 500.0
 """Altitude that doubles the footprint radius, metres."""
 CONFLICT_HORIZONTAL = 20.0
 """Drones closer than this horizontally, and vertically closer than the next, conflict, metres."""
 CONFLICT_VERTICAL = 10.0
 COVERAGE_SUCCESS = 0.90
-"""Coverage at which a mission is judged (design section 2)."""
+"""Coverage at which a mission is judged."""
 
 
 @documented

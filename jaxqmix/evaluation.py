@@ -104,7 +104,7 @@ def coverage_over_time(metrics: dict[str, np.ndarray]) -> dict[str, list[float]]
 
 
 def success(summary: dict[str, Any], config: EvaluationConfig) -> dict[str, bool]:
-    """Which success criteria are met; one boolean each (design section 2)."""
+    """Which success criteria are met; one boolean each."""
     return {
         "collision_rate": summary["collision_rate"] < config.max_collision_rate,
         "return": summary["return"] > config.min_return,

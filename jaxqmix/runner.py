@@ -72,7 +72,7 @@ class Listener:
         """An evaluation was written."""
 
     def stopping(self) -> None:
-        """The run is asked to stop, and will after this rollout; called by a signal handler."""
+        """A signal handler heard the wish to stop; training does after this rollout."""
 
     def stopped(self, step: int) -> None:
         """The run stopped as asked, and is saved."""

@@ -139,8 +139,8 @@ def exploration_rate(env_steps: jax.Array, horizon: int, config: TrainingConfig)
 def stagger(swarms: Swarms, horizon: int, rollout_steps: int, devices: int = 1) -> Swarms:
     """Spreads the swarms' clocks over the horizon, so that a batch mixes early and late states.
 
-    Clocks are whole rollouts, so that time limits fall on the end of a rollout. Every device's
-    share of the swarms spans the whole horizon.
+    Clocks are whole rollouts, so that time limits fall on the end of a rollout where the horizon is
+    whole rollouts too. Every device's share of the swarms spans the whole horizon.
     """
     count = swarms.done.shape[0]
     order = jnp.arange(count).reshape(-1, devices).T.reshape(-1)
@@ -214,10 +214,18 @@ def make_parts(config: RunConfig, axis: str | None) -> tuple[UrbanGrid, Learner]
         actions=env.actions,
         drones=config.env.drones,
         state=example.state.shape[-1],
-        calls=config.chunks,
+        calls=learner_calls(config),
         axis=axis,
     )
     return env, learner
+
+
+def learner_calls(config: RunConfig) -> int:
+    """Learner calls of a run that change the weights; mode `replay` first waits for its warm-up."""
+    if config.training.mode == "online":
+        return config.chunks
+    waiting = (config.replay.warmup - 1) // config.training.swarms
+    return max(1, config.chunks - waiting)
 
 
 def memory_needed(trainer: Trainer) -> dict[str, int]:

@@ -179,7 +179,8 @@ class Sequences:
 class Episode:
     """One flown episode, recorded; the last axis names of `Timestep` with time in front.
 
-    Entries after `length` steps are padding: positions repeat the last, the rest is zero.
+    Entries after `length` steps are padding: positions, radii and coverage repeat the last, and the
+    rest is zero.
     """
 
     heights: jax.Array  # [H, W] uint8, m

@@ -1,4 +1,4 @@
-"""Each file imports only from its own layer or from an earlier one (design, section 5)."""
+"""Each file imports only from its own layer or from an earlier one."""
 
 from __future__ import annotations
 

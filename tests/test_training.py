@@ -23,6 +23,7 @@ from jaxqmix.metrics import read
 from jaxqmix.runner import Listener, train
 from jaxqmix.training import (
     exploration_rate,
+    learner_calls,
     make_trainer,
     memory_needed,
     require_memory,
@@ -214,6 +215,18 @@ def test_exploration_falls_per_step_or_per_episode():
     config = dataclasses.replace(config, epsilon_decay_per_episode=0.9)
     np.testing.assert_allclose(exploration_rate(np.float32(40), 20, config), 0.81, rtol=1e-5)
     np.testing.assert_allclose(exploration_rate(np.float32(2000), 20, config), 0.05, rtol=1e-5)
+
+
+def test_the_learning_rate_falls_over_the_calls_that_learn():
+    def calls(mode, warmup):
+        training = dataclasses.replace(TINY.training, mode=mode)
+        replay = dataclasses.replace(TINY.replay, warmup=warmup)
+        return learner_calls(dataclasses.replace(TINY, training=training, replay=replay))
+
+    swarms = TINY.training.swarms
+    assert calls("online", 3 * swarms) == calls("replay", 1) == calls("replay", swarms)
+    assert calls("replay", swarms) == TINY.chunks
+    assert calls("replay", swarms + 1) == calls("replay", 2 * swarms) == TINY.chunks - 1
 
 
 def test_clocks_are_spread_over_the_horizon():

@@ -1,6 +1,6 @@
 """Uniform replay on the device: a ring of sequences, each observation stored once.
 
-Floats of observations are kept as float16: they are shares and scaled lengths of order one.
+Observations and agents' memories are kept as float16: their floats are of order one.
 """
 
 from __future__ import annotations
