@@ -303,7 +303,7 @@ def test_perfect_episode_returns_one(city_block):
 
 def test_groups_that_drones_are_blind_to_are_zero(city_block):
     """And nothing else is; a group that does not exist is refused."""
-    config = dataclasses.replace(city_block, blind_to=("unseen_4", "teammates"))
+    config = dataclasses.replace(city_block, blind_to=("unseen_3", "teammates"))
     reset, _, observe = single_swarm(city_block)
     _, _, blind = single_swarm(config)
     params = params_from(wind=(3.0, -2.0))
@@ -312,9 +312,9 @@ def test_groups_that_drones_are_blind_to_are_zero(city_block):
     seen = observe(state, params, noise).agents
     found = blind(state, params, noise).agents
     table = observation.groups(config)
-    assert (seen[:, table["unseen_4"]] != 0).any()
+    assert (seen[:, table["unseen_3"]] != 0).any()
     for name, part in table.items():
         expected = 0.0 if name in config.blind_to else seen[:, part]
         np.testing.assert_array_equal(found[:, part], expected)
-    with pytest.raises(ConfigError, match=r"env.blind_to = view .* unseen_4"):
+    with pytest.raises(ConfigError, match=r"env.blind_to = view .* unseen_3"):
         observation.seen_features(dataclasses.replace(config, blind_to=("view",)))
