@@ -39,6 +39,9 @@ TINY = dataclasses.replace(
     checkpoint=CheckpointConfig(every_episodes=4),
 )
 REPLAY = dataclasses.replace(TINY, training=dataclasses.replace(TINY.training, mode="replay"))
+RECURRENT = dataclasses.replace(
+    REPLAY, learner=dataclasses.replace(REPLAY.learner, network="gru", mixer="iql")
+)
 
 
 def tags(run):
@@ -81,12 +84,12 @@ def online_run(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("config", "number"),
-    [(TINY, signal.SIGINT), (REPLAY, signal.SIGTERM)],
-    ids=["online", "replay"],
+    [(TINY, signal.SIGINT), (RECURRENT, signal.SIGTERM)],
+    ids=["online", "recurrent replay"],
 )
 def test_a_stopped_run_resumes_bit_equal(config, number, tmp_path, online_run):
     whole = online_run[0]
-    if config is REPLAY:
+    if config is not TINY:
         whole = tmp_path / "whole"
         assert train(config, whole)["final"]
     listener = Interrupt(7, number)
@@ -147,8 +150,13 @@ def test_a_run_leaves_what_it_promises(online_run):
     assert Image.open(run / "curves.png").size[0] > 500
     assert Image.open(run / "replay.gif").n_frames > 3
     assert "evaluation/replay" in tags(run)
-    for kind in checkpoints.KINDS:
-        assert checkpoints.steps_of(run, kind)
+    assert checkpoints.steps_of(run, "final") == [12]
+    assert len(checkpoints.steps_of(run, "latest")) == TINY.checkpoint.keep
+    periodic = [r for r in read(run) if r["kind"] == "evaluation" and not r["final"]]
+    best = max(periodic, key=lambda report: report["return"])
+    assert checkpoints.steps_of(run, "best") == [best["env_steps"] // TINY.chunk_steps]
+    # The same weights over other cities.
+    assert periodic[-1]["return"] != report["return"]
 
 
 def test_replay_learns_nothing_before_it_is_warm_and_something_after():
@@ -309,6 +317,9 @@ def test_a_used_folder_and_a_changed_swarm_are_refused(online_run, tmp_path):
     wider = dataclasses.replace(TINY, learner=dataclasses.replace(TINY.learner, hidden=8))
     with pytest.raises(ConfigError, match=r"learner.hidden = 8 .* trained with 16"):
         train(wider, run, resume=True)
+    later = dataclasses.replace(TINY, domain=dataclasses.replace(TINY.domain, delay=(0.2, 0.2)))
+    with pytest.raises(ConfigError, match=r"domain.delay = .* trained with"):
+        train(later, run, resume=True)
     more = dataclasses.replace(TINY, env=dataclasses.replace(TINY.env, drones=3))
     with pytest.raises(ConfigError, match=r"env.drones = 3 .* trained with 2"):
         train(more, run, resume=True)
