@@ -20,7 +20,7 @@ from common import IN_A_ROW, machine, parse, parser, save, show, with_training
 
 from jaxqmix import api
 from jaxqmix.compilation import enable_cache
-from jaxqmix.config import RunConfig
+from jaxqmix.config import RunConfig, to_dict
 from jaxqmix.evaluation import METRICS, evaluator, summarise
 from jaxqmix.planners import PLANNERS
 from jaxqmix.presets import PRESETS, preset
@@ -128,9 +128,16 @@ def show_rows(rows: list[dict[str, Any]]) -> None:
     )  # fmt: skip
 
 
+def settings(name: str) -> dict[str, Any]:
+    """A preset's settings as JSON holds them."""
+    return json.loads(json.dumps(to_dict(preset(name))))
+
+
 def merged(path: Path, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results with those of other presets and policies that the file already holds."""
+    """The results with those of other presets and policies that the file already holds, if the
+    presets' settings are still the same."""
     before = json.loads(path.read_text())["results"] if path.exists() else []
+    before = [row for row in before if row.get("settings") == settings(row["preset"])]
     new = {(row["preset"], row["policy"]) for row in results}
     rows = [row for row in before if (row["preset"], row["policy"]) not in new] + results
     return sorted(rows, key=lambda row: list(PRESETS).index(row["preset"]))
@@ -221,6 +228,7 @@ def main() -> None:
                 ]
                 row = {"preset": name, "policy": f"qmix {mode}", **over_seeds(reports)}
                 results.append(row | {"machine": machine(), "per_seed": reports})
+            results = [row | {"settings": settings(name)} for row in results]
             rows = merged(arguments.out / f"{arguments.name}.json", results)
             save(arguments.name, rows, arguments.out)
             show_rows(rows)

@@ -17,7 +17,7 @@ from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import EVALUATION, coverage_over_time, evaluator, success, summarise
 from jaxqmix.planners import planner
 from jaxqmix.rollout import fly_episodes
-from jaxqmix.training import make_parts, make_policy
+from jaxqmix.training import greedy_policy, make_parts
 from jaxqmix.types import EnvParams, Episode, Policy
 
 
@@ -60,7 +60,7 @@ def load_policy(path: str | Path, drones: int | None = None) -> Flyer:
     trained, parameters, _ = checkpoints.load(Path(path))
     config = with_drones(trained, drones)
     _, learner = make_parts(trained, axis=None)
-    policy = make_policy(config, learner, parameters["agent"])
+    policy = greedy_policy(config, learner, parameters["agent"])
     return Flyer(trained.learner.mixer, config, policy)
 
 

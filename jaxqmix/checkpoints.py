@@ -146,7 +146,8 @@ def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState]:
       Its step and state.
 
     Raises:
-      CheckpointError: when there is none, or none can be read, or it was made with other settings.
+      CheckpointError: when there is none, or none can be read, or it was made with other settings
+        or, in mode `replay`, on another number of devices.
     """
     found = sorted(
         ((step, run / FOLDER / kind / str(step)) for kind in KINDS for step in steps_of(run, kind)),
@@ -219,8 +220,15 @@ def _storable(tree: Any) -> Any:
 
 
 def _read(folder: Path, shape: Any) -> Any:
+    like = _storable(shape)
     with ocp.StandardCheckpointer() as reader:
-        stored = reader.restore(folder.absolute(), _storable(shape))
+        stored = reader.restore(folder.absolute(), like)
+    # Orbax does not compare sizes.
+    if jax.tree.map(np.shape, stored) != jax.tree.map(np.shape, like):
+        raise CheckpointError(
+            f"checkpoint = {folder.parent} is not allowed: its sizes are those of another version "
+            "of jaxqmix"
+        )
     return jax.tree.map(lambda leaf, like: leaf if like.size else like, stored, shape)
 
 

@@ -48,7 +48,7 @@ class Train:
     out: Annotated[Path | None, optional("PATH", "runs/PRESET")] = None
     """The run's folder."""
     resume: bool = False
-    """Continue the run in --out from its newest checkpoint, bit for bit."""
+    """Continue the run in --out from its newest checkpoint, bit for bit on as many devices."""
     deterministic: bool = False
     """Make a GPU repeat a run bit for bit (slower); CPUs always do."""
     wandb: Annotated[str | None, optional("PROJECT", "off")] = None
@@ -194,7 +194,7 @@ def train_command(arguments: list[str]) -> int:
     """`jaxqmix train PRESET [--setting value ...]`."""
     # The values of --out and --wandb are free, and may be called like a preset.
     words = [w for before, w in zip(["", *arguments], arguments, strict=False)
-             if before not in ("--out", "--wandb")]  # fmt: skip
+             if before not in ("--out", "--wandb", "--preset")]  # fmt: skip
     name = next((word for word in words if word in PRESETS), None)
     if name is None and not {"-h", "--help"} & set(arguments):
         if arguments and not arguments[0].startswith("-"):

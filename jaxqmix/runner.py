@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -205,15 +205,12 @@ class Run:
     def train(self, asked: Callable[[], bool]) -> Report | None:
         """Trains to the budget; returns the final evaluation, or None when asked to stop."""
         report = None
-        try:
+        # The boards close last: they may be slow, and be interrupted.
+        with closing(self.metrics), closing(self.checkpoints):
             if finished := self._loop(asked):
                 report = self.finish()
             else:
                 self.checkpoints.save("latest", self.step, self.state)
-        finally:
-            # First: a board may be slow to close, and be interrupted.
-            self.checkpoints.close()
-            self.metrics.close()
         if finished:
             self.listener.finished()
         else:

@@ -102,24 +102,31 @@ class Trainer:
 
     def policy(self, parameters: Parameters, epsilon: jax.Array | None = None) -> LearnedPolicy:
         """The policy of agent parameters; greedy without epsilon."""
-        return make_policy(self.config, self.learner, parameters, epsilon)
+        if epsilon is None:
+            return greedy_policy(self.config, self.learner, parameters)
+        return exploring_policy(self.config, self.learner, parameters, epsilon)
 
     def place(self, state: TrainState) -> TrainState:
         """Puts a state on the devices."""
         return place(state, self.mesh, state_specs(self.config))
 
 
-def make_policy(
-    config: RunConfig, learner: Learner, parameters: Parameters, epsilon: jax.Array | None = None
+def exploring_policy(
+    config: RunConfig, learner: Learner, parameters: Parameters, epsilon: jax.Array
 ) -> LearnedPolicy:
-    """The policy of agent parameters: exploring, or without epsilon greedy, which sees the world
-    from all sides unless `evaluation.symmetric` is off."""
+    """The policy that training flies: it explores, and sees the world from one side."""
+    return LearnedPolicy(learner.agent, parameters, config.env.drones, learner.memory, epsilon)
+
+
+def greedy_policy(config: RunConfig, learner: Learner, parameters: Parameters) -> LearnedPolicy:
+    """The policy that evaluations fly: it sees the world from all sides, unless
+    `evaluation.symmetric` is off."""
     agent, memory = learner.agent, learner.memory
-    if epsilon is None and config.evaluation.symmetric:
+    if config.evaluation.symmetric:
         sides = symmetries(config.env)
         agent, parameters = from_all_sides(agent), turned(parameters, sides)
         memory *= sides.actions.shape[0]
-    return LearnedPolicy(agent, parameters, config.env.drones, memory, epsilon)
+    return LearnedPolicy(agent, parameters, config.env.drones, memory)
 
 
 def exploration_rate(env_steps: jax.Array, horizon: int, config: TrainingConfig) -> jax.Array:
@@ -280,7 +287,7 @@ def begin_training(
     learner_key, swarms_key, key = jax.random.split(key, 3)
     learned = learner.initialise(learner_key)
     epsilon = jnp.float32(training.epsilon_start)
-    policy = make_policy(config, learner, learned.parameters["agent"], epsilon)
+    policy = exploring_policy(config, learner, learned.parameters["agent"], epsilon)
     swarms = begin(jax.random.split(swarms_key, training.swarms), env, policy)
     store = ()
     if training.mode == "replay":
@@ -317,7 +324,7 @@ def train_chunk(
     # In float32, for env steps may outgrow int32.
     flown = state.chunks.astype(jnp.float32) * config.chunk_steps
     epsilon = exploration_rate(flown, horizon, training)
-    policy = make_policy(config, learner, state.learner.parameters["agent"], epsilon)
+    policy = exploring_policy(config, learner, state.learner.parameters["agent"], epsilon)
     fresh = refreshed(config.env, state.swarms.done.shape[0], training.rollout)
     swarms = refresh(refresh_key, state.swarms, env, policy, fresh)
     swarms, sequences, sums = rollout(rollout_key, swarms, policy, env, training.rollout)
@@ -368,7 +375,7 @@ def sequence_shapes(
     """The shapes of a rollout's sequences, without flying it."""
 
     def fly(swarms: Swarms, parameters: Parameters) -> Sequences:
-        policy = make_policy(config, learner, parameters, jnp.float32(1))
+        policy = exploring_policy(config, learner, parameters, jnp.float32(1))
         return rollout(jax.random.key(0), swarms, policy, env, config.training.rollout)[1]
 
     parameters = jax.eval_shape(learner.initialise, jax.random.key(0)).parameters["agent"]

@@ -1,8 +1,8 @@
 """The records that flow between layers: frozen dataclasses registered as pytrees.
 
 Axes: B swarms, T time, N drones, A actions, H x W cells (row = y, column = x), K no-fly zones,
-D observation features, S state features. A record describes ONE swarm; `jax.vmap` adds B in
-front and `jax.lax.scan` adds T.
+D observation features, S state features, G symmetries. A record describes ONE swarm; `jax.vmap`
+adds B in front and `jax.lax.scan` adds T.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Observation:
 
 @record
 class Symmetries:
-    """What turning or mirroring the world does to what an agent sees, [G, ...] for G symmetries.
+    """What turning or mirroring the world does to what an agent sees (see `env/symmetry.py`).
 
     The turned observation is `sign * observation[source] + offset`; action a becomes `actions[a]`.
     """

@@ -202,7 +202,8 @@ def check_agent(parts: Parts) -> str:
     expect(same(learner.parameters, learner.average), "the averaged weights are not a copy")
     swarm = parts.swarm
     policy = parts.online.policy(learner.parameters["agent"])
-    actions, _ = policy(jax.random.key(0), swarm.state, swarm.timestep, swarm.memory)
+    memory = policy.initial_memory()
+    actions, _ = policy(jax.random.key(0), swarm.state, swarm.timestep, memory)
     chosen = np.take_along_axis(swarm.timestep.observation.available, actions[:, None], 1)
     expect(chosen.all(), "the untrained agent chooses an unavailable action")
     count = sum(leaf.size for leaf in jax.tree.leaves(learner.parameters))
@@ -309,7 +310,7 @@ def check_loop(parts: Parts) -> str:
     epsilon = float(metrics["epsilon"])
     expect(abs(epsilon - MISSION.training.epsilon_end) < 1e-6, f"epsilon ended at {epsilon:.2f}")
     policy = parts.online.policy(state.learner.average["agent"])
-    key, memory = jax.random.key(0), parts.swarm.memory
+    key, memory = jax.random.key(0), policy.initial_memory()
     *_, (_, timestep) = fly(parts, lambda *swarm: policy(key, *swarm, memory)[0])
     expect_finite(timestep, "a flight of the trained policy")
     return (

@@ -108,6 +108,14 @@ def test_the_turned_world_is_seen_as_the_table_says(config, fly, take):
             np.testing.assert_array_equal(after.available[:, actions], before.available)
 
 
+def test_longer_cities_are_not_turned_on_their_side():
+    longer = dataclasses.replace(FINE, city_length=640.0)
+    assert symmetries(FINE).actions.shape == (8, len(ACTIONS))
+    kept = [s for s in SYMMETRIES if s[0] % 2 == 0]
+    expected = [turn_actions(np.arange(len(ACTIONS)), *symmetry) for symmetry in kept]
+    np.testing.assert_array_equal(symmetries(longer).actions, expected)
+
+
 def test_blank_groups_stay_blank():
     config = dataclasses.replace(FINE, blind_to=("pose",))
     assert symmetries(FINE).offset[:, groups(FINE)["pose"]].any()

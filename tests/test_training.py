@@ -11,6 +11,7 @@ import warnings
 import chex
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from board_events import events
 from PIL import Image
@@ -529,3 +530,18 @@ def test_another_number_of_devices_is_noticed(tmp_path):
         check_devices(tmp_path, online.mesh.size + 1, online)
     with pytest.raises(CheckpointError, match=f"devices = {store.mesh.size} is not allowed"):
         check_devices(tmp_path, store.mesh.size + 1, store)
+
+
+def test_a_checkpoint_of_other_sizes_is_refused(online_run, tmp_path):
+    """As one of a version whose observation was longer."""
+    run = tmp_path / "run"
+    shutil.copytree(online_run[0], run)
+    (step,) = checkpoints.steps_of(run, "final")
+    policy = run / "checkpoints" / "final" / str(step) / "policy"
+    shape = trainer_of(TINY).initialise(0).learner.average
+    longer = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 2), np.float32), shape)
+    shutil.rmtree(policy)
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(policy.absolute(), longer)
+    with pytest.raises(ConfigError, match="sizes are those of another version"):
+        jaxqmix.load_policy(run)

@@ -1,8 +1,11 @@
-"""The eight symmetries of a square grid, as tables of what they do to observations and actions.
+"""The symmetries of the grid, as tables of what they do to observations and actions.
 
 Turned or mirrored, a swarm's world is another world of the same kind: the agents see the same
 numbers in other places, some with the other sign, and head elsewhere. A policy may therefore see
-the world in eight ways and act on what they have in common.
+the world from all these sides and act on what it makes of all of them.
+
+Two things do not turn with the world: of two drones the eastern one has the right of way, and
+coarse blocks begin in the north-western corner.
 """
 
 from __future__ import annotations
@@ -28,8 +31,12 @@ def matrices() -> list[np.ndarray]:
 
 
 def symmetries(config: EnvConfig) -> Symmetries:
-    """What each symmetry does to an agent's observation [D] and to the actions [A]."""
-    tables = [one_symmetry(matrix, config) for matrix in matrices()]
+    """What each symmetry does to an agent's observation [D] and to the actions [A].
+
+    A square city has eight, a longer one the four without a quarter turn.
+    """
+    square = config.rows == config.columns
+    tables = [one_symmetry(m, config) for m in matrices() if square or m[0, 0] != 0]
     return Symmetries(*(np.stack(column) for column in zip(*tables, strict=True)))
 
 
@@ -65,8 +72,10 @@ def one_symmetry(matrix: np.ndarray, config: EnvConfig) -> tuple[np.ndarray, ...
             for vector in range(first, where.stop, 6):
                 turn_vector(vector)
                 turn_vector(vector + 4)
-        elif name not in ("link", "mission"):
+        elif name == "obstacles" or name.startswith(("unseen_", "own_", "team_")):
             source[where] = first + moved_grid(matrix, round(size**0.5))
+        else:
+            assert name in ("link", "mission"), name
     offset[~seen_features(config)] = 0  # what is blanked stays blank
     actions = np.concatenate([headings, np.arange(HEADINGS, len(ACTIONS))])
     return source, sign.astype(np.float32), offset.astype(np.float32), actions
