@@ -229,3 +229,27 @@ def test_planners_are_drawn_with_other_numbers_of_drones(capsys, tmp_path, monke
     assert cli.run(command) == 0
     assert out.stat().st_size > 2000 and f"wrote {out}" in capsys.readouterr().out
     assert [episode.positions.shape[1] for episode in flown] == [3]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--out quick full", ("full", "online", 64, 2_000_000, None, 0)),
+        ("quick --seed 3 --env-steps 5000", ("quick", "online", 64, 5000, None, 3)),
+        # What a shortcut gives is what is judged, not the preset's value in its place.
+        ("quick --mode replay --training.swarms 50", ("quick", "replay", 50, 500_000, None, 0)),
+        ("--training.swarms 65536 quick --episodes=1000000",
+         ("quick", "online", 65536, 500_000, 1_000_000, 0)),
+        ("quick --training.swarms 65536 --env_steps 100000000",
+         ("quick", "online", 65536, 100_000_000, None, 0)),
+    ],
+)  # fmt: skip
+def test_shortcuts_are_short_for_settings(line, expected, monkeypatch):
+    runs = []
+    monkeypatch.setattr("jaxqmix.runner.train", lambda config, *_: runs.append(config))
+    monkeypatch.setattr(cli, "prepare_jax", lambda: None)
+    assert cli.train_command(line.split()) == 0
+    (config,) = runs
+    training = config.training
+    assert expected == (config.preset, training.mode, training.swarms, training.env_steps,
+                        training.episodes, training.seed)  # fmt: skip
