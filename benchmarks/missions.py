@@ -61,7 +61,7 @@ def to_the_horizon(flyer: api.Flyer, episodes: int = 256) -> dict[str, Any]:
     """Flies on when the mission is complete: final coverage, and mean coverage over time."""
     env = dataclasses.replace(flyer.config.env, coverage_target=1.0)
     world = dataclasses.replace(flyer.env, config=env)
-    metrics, _ = evaluator(world, lambda _: flyer.policy, 64)((), 0, episodes)
+    metrics, _ = evaluator(world, flyer.make_policy, 64)(flyer.parameters, 0, episodes)
     figures = {name: float(np.mean(metrics[name])) for name in METRICS}
     over_time = np.mean(metrics["coverage_over_time"], axis=0)
     return figures | {"coverage_over_time": [round(float(c), 4) for c in over_time]}

@@ -82,18 +82,17 @@ def over_seeds(reports: list[dict[str, float]]) -> dict[str, Any]:
     return means | {"seeds": len(reports), "t90_range": [min(t90), max(t90)]}
 
 
-def conditions(
-    flyer: api.Flyer, make_policy: Callable[[Any], Policy], seeds: list[Any], episodes: int
-) -> list[dict[str, Any]]:
-    """One row for every condition; `make_policy` makes a policy of each of `seeds`."""
+def conditions(flyers: list[api.Flyer], episodes: int) -> list[dict[str, Any]]:
+    """One row for every condition, of flyers that differ by nothing but their parameters."""
+    first, seeds = flyers[0], [flyer.parameters for flyer in flyers]
     sweeps = [(name, value) for name, values in SWEEPS.items() for value in values]
-    fly = flights(flyer.env, make_policy, episodes)
+    fly = flights(first.env, first.make_policy, episodes)
     found = [(item, [fly(dict([item]), seed) for seed in seeds]) for item in sweeps]
     for zones in ZONES:
-        fly = flights(with_zones(flyer, zones), make_policy, episodes)
+        fly = flights(with_zones(first, zones), first.make_policy, episodes)
         found.append((("no_fly_zones", zones), [fly({}, seed) for seed in seeds]))
     return [
-        {"policy": flyer.name, "condition": name, "value": value, **over_seeds(reports)}
+        {"policy": first.name, "condition": name, "value": value, **over_seeds(reports)}
         for (name, value), reports in found
     ]
 
@@ -114,18 +113,13 @@ def main() -> None:
     arguments = parse(line)
     enable_cache()
     flyers = [api.load_policy(run) for run in arguments.runs]
-    trained, weights = flyers[0], [flyer.policy.parameters for flyer in flyers]
+    trained = flyers[0].config
     if len({repr(with_training(flyer.config, seed=0)) for flyer in flyers}) > 1:
         line.error("runs must differ by nothing but the seed")
-    scripted = api.scripted(arguments.planner, trained.config)
-
-    def learned(parameters: Any) -> Policy:
-        return dataclasses.replace(trained.policy, parameters=parameters)
-
-    rows = conditions(trained, learned, weights, arguments.episodes)
-    rows += conditions(scripted, lambda _: scripted.policy, [()], arguments.episodes)
+    scripted = api.scripted(arguments.planner, trained)
+    rows = [row for those in (flyers, [scripted]) for row in conditions(those, arguments.episodes)]
     show(
-        f"{trained.config.preset}, {arguments.episodes} unseen cities for each condition",
+        f"{trained.preset}, {arguments.episodes} unseen cities for each condition",
         ("condition", "value", "policy", "coverage", "t90", "lowest", "highest", "collisions",
          "violations"),
         [
@@ -135,7 +129,7 @@ def main() -> None:
             for row in sorted(rows, key=lambda row: (row["condition"], row["value"]))
         ],
     )  # fmt: skip
-    about = {"preset": trained.config.preset, "episodes": arguments.episodes}
+    about = {"preset": trained.preset, "episodes": arguments.episodes}
     save(arguments.name, about | {"rows": rows}, arguments.out)
 
 

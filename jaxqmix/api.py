@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,21 @@ def make(config: RunConfig | EnvConfig, domain: DomainConfig | None = None) -> U
 
 @dataclasses.dataclass(frozen=True)
 class Flyer:
-    """A policy with the config that it flies under."""
+    """A policy with the config that it flies under.
+
+    `make_policy(parameters)` is the policy. Programs take the parameters as an argument, so that
+    policies that differ by nothing else share one compiled program.
+    """
 
     name: str
     config: RunConfig
-    policy: Policy
+    make_policy: Callable[[Any], Policy]
+    parameters: Any = ()
+
+    @functools.cached_property
+    def policy(self) -> Policy:
+        """The policy with its parameters."""
+        return self.make_policy(self.parameters)
 
     @property
     def env(self) -> UrbanGrid:
@@ -60,8 +71,8 @@ def load_policy(path: str | Path, drones: int | None = None) -> Flyer:
     trained, parameters, _ = checkpoints.load(Path(path))
     config = with_drones(trained, drones)
     _, learner = make_parts(trained, axis=None)
-    policy = greedy_policy(config, learner, parameters["agent"])
-    return Flyer(trained.learner.mixer, config, policy)
+    make_policy = functools.partial(greedy_policy, config, learner)
+    return Flyer(trained.learner.mixer, config, make_policy, parameters["agent"])
 
 
 def scripted(name: str, config: RunConfig, drones: int | None = None) -> Flyer:
@@ -69,7 +80,8 @@ def scripted(name: str, config: RunConfig, drones: int | None = None) -> Flyer:
     config = with_drones(config, drones)
     # A planner knows the true state, whatever a trained policy was blind to.
     config = dataclasses.replace(config, env=dataclasses.replace(config.env, blind_to=()))
-    return Flyer(name, config, planner(name, config.env))
+    policy = planner(name, config.env)
+    return Flyer(name, config, lambda _: policy)
 
 
 def with_drones(config: RunConfig, drones: int | None) -> RunConfig:
@@ -98,8 +110,8 @@ def evaluate(
     require(episodes >= 1, "episodes", episodes, "must be at least 1")
     require(0 <= seed < 2**32, "seed", seed, "must lie between 0 and 2^32 - 1")
     batch = min(episodes, flyer.config.evaluation.episodes)
-    fly = evaluator(flyer.env, lambda _: flyer.policy, batch, keep)
-    metrics, recorded = fly((), seed, episodes)
+    fly = evaluator(flyer.env, flyer.make_policy, batch, keep)
+    metrics, recorded = fly(flyer.parameters, seed, episodes)
     summary = summarise(metrics)
     report = {
         "preset": flyer.config.preset,
@@ -139,13 +151,14 @@ def recorder(flyer: Flyer) -> Callable[[EnvParams, int], Episode]:
     """
 
     @jit
-    def fly(params: EnvParams, seed: jax.Array) -> Episode:
+    def fly(parameters: Any, params: EnvParams, seed: jax.Array) -> Episode:
         env = ChosenWorld(flyer.env.config, flyer.env.domain, params)
         key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
-        _, episodes = fly_episodes(jax.random.split(key, 1), env, flyer.policy, keep=True)
+        policy = flyer.make_policy(parameters)
+        _, episodes = fly_episodes(jax.random.split(key, 1), env, policy, keep=True)
         return jax.tree.map(lambda leaf: leaf[0], episodes)
 
-    return lambda params, seed: jax.device_get(fly(params, np.uint32(seed)))
+    return lambda params, seed: jax.device_get(fly(flyer.parameters, params, np.uint32(seed)))
 
 
 @dataclasses.dataclass(frozen=True)
