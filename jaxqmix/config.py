@@ -294,9 +294,9 @@ class LearnerConfig:
     """Choose the bootstrap action with the online network and value it with the target network."""
     average_decay: float = 0.99
     """Per-call decay of the averaged weights that evaluation uses; 0 uses the raw ones."""
-    epochs: int = 2
+    epochs: int = 1
     """Passes over the batch per learner call."""
-    minibatches: int = 4
+    minibatches: int = 8
     """Gradient steps per pass."""
 
     def __post_init__(self) -> None:

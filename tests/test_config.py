@@ -180,7 +180,7 @@ def test_sections_must_agree():
     with pytest.raises(ConfigError, match=r"learner\.minibatches = 3 .*64 sequences"):
         RunConfig(learner=LearnerConfig(minibatches=3))
     replay = TrainingConfig(mode="replay")
-    with pytest.raises(ConfigError, match=r"learner\.minibatches = 4 .*30 sequences"):
+    with pytest.raises(ConfigError, match=r"learner\.minibatches = 8 .*30 sequences"):
         RunConfig(training=replay, replay=ReplayConfig(batch=30))
     with pytest.raises(ConfigError, match=r"replay\.capacity = 32 .*64"):
         RunConfig(training=replay, replay=ReplayConfig(capacity=32, warmup=8))
