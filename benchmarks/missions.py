@@ -128,16 +128,19 @@ def show_rows(rows: list[dict[str, Any]]) -> None:
     )  # fmt: skip
 
 
-def settings(name: str) -> dict[str, Any]:
-    """A preset's settings as JSON holds them."""
-    return json.loads(json.dumps(to_dict(preset(name))))
+def settings(row: dict[str, Any]) -> dict[str, Any]:
+    """What a row depends on of its preset, as JSON holds it: planners do not learn."""
+    sections = to_dict(preset(row["preset"]))
+    if row["policy"] in PLANNERS:
+        sections = {name: sections[name] for name in ("env", "domain", "evaluation")}
+    return json.loads(json.dumps(sections))
 
 
 def merged(path: Path, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The results with those of other presets and policies that the file already holds, if the
     presets' settings are still the same."""
     before = json.loads(path.read_text())["results"] if path.exists() else []
-    before = [row for row in before if row.get("settings") == settings(row["preset"])]
+    before = [row for row in before if row.get("settings") == settings(row)]
     new = {(row["preset"], row["policy"]) for row in results}
     rows = [row for row in before if (row["preset"], row["policy"]) not in new] + results
     return sorted(rows, key=lambda row: list(PRESETS).index(row["preset"]))
@@ -228,7 +231,7 @@ def main() -> None:
                 ]
                 row = {"preset": name, "policy": f"qmix {mode}", **over_seeds(reports)}
                 results.append(row | {"machine": machine(), "per_seed": reports})
-            results = [row | {"settings": settings(name)} for row in results]
+            results = [row | {"settings": settings(row)} for row in results]
             rows = merged(arguments.out / f"{arguments.name}.json", results)
             save(arguments.name, rows, arguments.out)
             show_rows(rows)
