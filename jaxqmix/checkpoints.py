@@ -239,10 +239,16 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
+FLOWN = ("episodes", "seed", "symmetric")
+"""Settings of periodic evaluations that `best` depends on; the others may change in a run."""
+
+
 def check_settings(run: Path, saved: dict[str, Any], asked: dict[str, Any]) -> None:
     """Raises `CheckpointError` naming the first setting that resuming would change."""
-    for section in ("env", "domain", "learner", "replay", "training"):
-        for name, value in asked[section].items():
+    fixed = {name: asked[name] for name in ("env", "domain", "learner", "replay", "training")}
+    fixed |= {"evaluation": {name: asked["evaluation"][name] for name in FLOWN}}
+    for section, settings in fixed.items():
+        for name, value in settings.items():
             before = saved[section].get(name)
             if json.dumps(before) != json.dumps(value):
                 raise CheckpointError(

@@ -19,7 +19,7 @@ from PIL import Image
 import jaxqmix
 from jaxqmix import checkpoints, runner
 from jaxqmix.checkpoints import CheckpointError, check_devices
-from jaxqmix.config import CheckpointConfig, ConfigError, EvaluationConfig
+from jaxqmix.config import CheckpointConfig, ConfigError, EvaluationConfig, to_dict
 from jaxqmix.metrics import read
 from jaxqmix.runner import Listener, train
 from jaxqmix.training import (
@@ -521,6 +521,28 @@ def test_seeds_and_exploration_reach_far():
     late = dataclasses.replace(large, chunks=np.int32(2**31 - 10))
     _, metrics = trainer.chunk(trainer.place(late))
     assert float(metrics["epsilon"]) == pytest.approx(TINY.training.epsilon_end)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "fixed"),
+    [
+        ("env", "drones", 3, True),
+        ("evaluation", "symmetric", False, True),
+        ("evaluation", "episodes", 3, True),
+        ("evaluation", "every_episodes", 3, False),
+        ("evaluation", "min_coverage", 0.5, False),
+        ("checkpoint", "keep", 3, False),
+    ],
+)
+def test_what_resuming_may_change(tmp_path, section, name, value, fixed):
+    """Among the settings of evaluations, those that choose the best checkpoint may not."""
+    saved, asked = to_dict(TINY), to_dict(TINY)
+    asked[section] |= {name: value}
+    if not fixed:
+        checkpoints.check_settings(tmp_path, saved, asked)
+        return
+    with pytest.raises(CheckpointError, match=rf"{section}\.{name} = {value} is not allowed"):
+        checkpoints.check_settings(tmp_path, saved, asked)
 
 
 def test_another_number_of_devices_is_noticed(tmp_path):
