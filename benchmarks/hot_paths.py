@@ -1,4 +1,5 @@
-"""Which way of stamping footprints, of reading views and of drawing a city is fastest?
+"""Which way of stamping footprints, of reading views and of drawing a city is fastest, and what do
+greedy policies pay for their eight views of the world?
 
 Variants of each hot path, side by side in one run, in microseconds per env step of one swarm (or
 per city). `kept` is what the package uses. Every variant of stamping ends with the same counts of
@@ -12,15 +13,16 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from common import measure, parse, parser, save, show
+from common import measure, parse, parser, save, show, with_settings
 
 from jaxqmix.city import footprint_radius, generate_heights, zone_density
 from jaxqmix.compilation import jit, materialise
-from jaxqmix.config import EnvConfig
+from jaxqmix.config import EnvConfig, RunConfig
 from jaxqmix.env import sensing
 from jaxqmix.env.observation import unseen_views, views
 from jaxqmix.env.urban_grid import draw_params, reset
 from jaxqmix.presets import preset
+from jaxqmix.training import greedy_policy, make_parts
 
 STEPS = 50
 
@@ -144,6 +146,28 @@ def drawing(config: EnvConfig, cities: int, draw: Callable) -> float:
     return measure(lambda: compiled(keys, params))["median"] / cities * 1e6
 
 
+def choosing(run: RunConfig, swarms: int, symmetric: bool) -> float:
+    """Microseconds per env step in which a greedy policy chooses the actions."""
+    run = with_settings(run, "evaluation", symmetric=symmetric)
+    env, learner = make_parts(run, axis=None)
+
+    def begin(key):
+        return reset(key, env.draw_params(key), env.config)
+
+    state, timestep = jit(jax.vmap(begin))(jax.random.split(jax.random.key(0), swarms))
+
+    def choose(parameters, state, timestep):
+        policy = greedy_policy(run, learner, parameters)
+        return jax.vmap(lambda *seen: policy(None, *seen, policy.initial_memory())[0])(
+            state, timestep
+        )
+
+    parameters = learner.initialise(jax.random.key(1)).parameters["agent"]
+    compiled = jit(choose)
+    call = measure(lambda: [compiled(parameters, state, timestep) for _ in range(STEPS)])
+    return call["median"] / STEPS / swarms * 1e6
+
+
 def main() -> None:
     """Measures, shows and saves; on one device, for the variants are not spread over several."""
     line = parser(__doc__)
@@ -166,6 +190,9 @@ def main() -> None:
         variants = (("one draw (kept)", generate_heights), ("separate", separate_draws))
         for name, draw in variants:
             results.append(("city, us/city", cell, name, drawing(config, 16, draw)))
+    for name, symmetric in (("eight views (kept)", True), ("one view", False)):
+        value = choosing(preset("full"), arguments.swarms, symmetric)
+        results.append(("greedy actions, us/env step", preset("full").env.cell_size, name, value))
     names = ("hot path", "cell (m)", "variant", "time")
     show("Variants of the hot paths", names, results)
     rows = [dict(zip(("what", "cell_size", "variant", "time"), r, strict=True)) for r in results]
