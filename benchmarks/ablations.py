@@ -2,7 +2,8 @@
 
 Trains every variant of a preset with a smaller budget and flies its policy to the horizon: the
 learner (mixer, mode, network), each group of the observation set to zero, and each term of the
-reward without its weight. Saves after every variant; variants that the file holds are skipped.
+reward but the area without its weight. Saves after every variant; variants that the file holds are
+skipped.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ greedy policies pay for their eight views of the world?
 
 Variants of each hot path, side by side in one run, in microseconds per env step of one swarm (or
 per city). `kept` is what the package uses. Every variant of stamping ends with the same counts of
-coarse blocks; those of the views pay for what they read too.
+coarse blocks; those of the views pay for what they read too, and both for keeping the counts.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from jaxqmix.config import EnvConfig, RunConfig
 from jaxqmix.env import sensing
 from jaxqmix.env.observation import unseen_views, views
 from jaxqmix.env.urban_grid import draw_params, reset
+from jaxqmix.evaluation import evaluator
 from jaxqmix.presets import preset
-from jaxqmix.training import greedy_policy, make_parts
+from jaxqmix.training import make_trainer
 
 STEPS = 50
 
@@ -146,30 +147,17 @@ def drawing(config: EnvConfig, cities: int, draw: Callable) -> float:
     return measure(lambda: compiled(keys, params))["median"] / cities * 1e6
 
 
-def choosing(run: RunConfig, swarms: int, symmetric: bool) -> float:
-    """Microseconds per env step in which a greedy policy chooses the actions."""
-    run = with_settings(run, "evaluation", symmetric=symmetric)
-    env, learner = make_parts(run, axis=None)
-
-    def begin(key):
-        return reset(key, env.draw_params(key), env.config)
-
-    state, timestep = jit(jax.vmap(begin))(jax.random.split(jax.random.key(0), swarms))
-
-    def choose(parameters, state, timestep):
-        policy = greedy_policy(run, learner, parameters)
-        return jax.vmap(lambda *seen: policy(None, *seen, policy.initial_memory())[0])(
-            state, timestep
-        )
-
-    parameters = learner.initialise(jax.random.key(1)).parameters["agent"]
-    compiled = jit(choose)
-    call = measure(lambda: [compiled(parameters, state, timestep) for _ in range(STEPS)])
-    return call["median"] / STEPS / swarms * 1e6
+def evaluating(run: RunConfig, swarms: int, symmetric: bool) -> float:
+    """Microseconds per env step of whole episodes under a greedy policy, on all devices."""
+    trainer = make_trainer(with_settings(run, "evaluation", symmetric=symmetric))
+    fly = evaluator(trainer.env, trainer.policy, swarms)
+    parameters = trainer.initialise(0).learner.average["agent"]
+    seconds = measure(lambda: fly(parameters, 0, swarms), repeats=3)["median"]
+    return seconds / run.env.horizon / swarms * 1e6
 
 
 def main() -> None:
-    """Measures, shows and saves; on one device, for the variants are not spread over several."""
+    """Measures, shows and saves; all but evaluations on one device."""
     line = parser(__doc__)
     line.add_argument("--swarms", type=int, default=64)
     line.add_argument("--cells", type=float, nargs="+", default=[50.0, 10.0], help="metres")
@@ -191,8 +179,8 @@ def main() -> None:
         for name, draw in variants:
             results.append(("city, us/city", cell, name, drawing(config, 16, draw)))
     for name, symmetric in (("eight views (kept)", True), ("one view", False)):
-        value = choosing(preset("full"), arguments.swarms, symmetric)
-        results.append(("greedy actions, us/env step", preset("full").env.cell_size, name, value))
+        value = evaluating(preset("full"), arguments.swarms, symmetric)
+        results.append(("evaluation, us/env step", preset("full").env.cell_size, name, value))
     names = ("hot path", "cell (m)", "variant", "time")
     show("Variants of the hot paths", names, results)
     rows = [dict(zip(("what", "cell_size", "variant", "time"), r, strict=True)) for r in results]

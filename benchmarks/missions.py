@@ -128,19 +128,26 @@ def show_rows(rows: list[dict[str, Any]]) -> None:
     )  # fmt: skip
 
 
-def settings(row: dict[str, Any]) -> dict[str, Any]:
+def settings(row: dict[str, Any], budget: int | None) -> dict[str, Any]:
     """What a row depends on of its preset, as JSON holds it: planners do not learn."""
-    sections = to_dict(preset(row["preset"]))
+    sections = to_dict(with_budget(preset(row["preset"]), budget))
     if row["policy"] in PLANNERS:
         sections = {name: sections[name] for name in ("env", "domain", "evaluation")}
     return json.loads(json.dumps(sections))
 
 
-def merged(path: Path, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results with those of other presets and policies that the file already holds, if the
-    presets' settings are still the same."""
+def with_budget(config: RunConfig, budget: int | None) -> RunConfig:
+    """The run with so many env steps; its own by default."""
+    return config if budget is None else with_training(config, env_steps=budget, episodes=None)
+
+
+def merged(
+    path: Path, results: list[dict[str, Any]], budget: int | None = None
+) -> list[dict[str, Any]]:
+    """The results with those of other presets and policies that the file already holds, if
+    settings and budget are still the same."""
     before = json.loads(path.read_text())["results"] if path.exists() else []
-    before = [row for row in before if row.get("settings") == settings(row)]
+    before = [row for row in before if row.get("settings") == settings(row, budget)]
     new = {(row["preset"], row["policy"]) for row in results}
     rows = [row for row in before if (row["preset"], row["policy"]) not in new] + results
     return sorted(rows, key=lambda row: list(PRESETS).index(row["preset"]))
@@ -219,9 +226,8 @@ def main() -> None:
                 for planner in arguments.planners
             ]
             for mode in arguments.modes:
-                config = with_training(preset(name), mode=mode)
-                if arguments.budget:
-                    config = with_training(config, env_steps=arguments.budget, episodes=None)
+                config = with_budget(preset(name), arguments.budget)
+                config = with_training(config, mode=mode)
                 runs = (arguments.runs or Path(folder)) / f"{name}-{mode}"
                 reports = [
                     train_seed(
@@ -231,8 +237,9 @@ def main() -> None:
                 ]
                 row = {"preset": name, "policy": f"qmix {mode}", **over_seeds(reports)}
                 results.append(row | {"machine": machine(), "per_seed": reports})
-            results = [row | {"settings": settings(row)} for row in results]
-            rows = merged(arguments.out / f"{arguments.name}.json", results)
+            results = [row | {"settings": settings(row, arguments.budget)} for row in results]
+            path = arguments.out / f"{arguments.name}.json"
+            rows = merged(path, results, arguments.budget)
             save(arguments.name, rows, arguments.out)
             show_rows(rows)
             draw(rows, arguments.out / f"{arguments.name}.png")

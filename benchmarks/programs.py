@@ -16,9 +16,9 @@ from jaxqmix.rollout import Swarms, begin, fly_step
 from jaxqmix.types import Sequences, replace
 
 
-def over_swarms(function: Callable, swarms: int) -> Callable:
+def over_swarms(function: Callable, mesh: Mesh) -> Callable:
     """Runs a function of one device's swarms on every device; see `jaxqmix.distributed`."""
-    return on_each_device(function, swarm_mesh(swarms), SPREAD, SPREAD)
+    return on_each_device(function, mesh, SPREAD, SPREAD)
 
 
 def swarm_mesh(swarms: int) -> Mesh:
@@ -26,10 +26,10 @@ def swarm_mesh(swarms: int) -> Mesh:
     return make_mesh(lambda devices: swarms % devices == 0)
 
 
-def swarm_keys(seed: int, swarms: int) -> jax.Array:
-    """A key for each swarm, on its device."""
+def swarm_keys(seed: int, swarms: int, mesh: Mesh | None = None) -> jax.Array:
+    """A key for each swarm, on its device; `swarm_mesh` by default."""
     keys = jax.random.split(jax.random.key(seed), swarms)
-    return place(keys, swarm_mesh(swarms), SPREAD)
+    return place(keys, mesh or swarm_mesh(swarms), SPREAD)
 
 
 def sequence_specs() -> Sequences:
@@ -41,14 +41,15 @@ def sequence_specs() -> Sequences:
 def begin_program(env: UrbanGrid, swarms: int) -> tuple[Callable, dict[str, float]]:
     """The compiled program from keys [B] to swarms at the start of an episode."""
     policy = Random()
-    function = over_swarms(lambda keys: begin(keys, env, policy), swarms)
+    function = over_swarms(lambda keys: begin(keys, env, policy), swarm_mesh(swarms))
     return compile_program(function, swarm_keys(0, swarms))
 
 
 def flight_program(
     env: UrbanGrid, swarms: Swarms, steps: int, observations: bool = True
 ) -> tuple[Callable[[], Any], dict[str, float]]:
-    """Flies swarms (donated) for `steps` env steps at every call, under random available actions.
+    """Flies swarms (donated), where they are, for `steps` env steps at every call, under random
+    available actions.
 
     Without observations, only the mask of actions is computed. Nothing is reset.
     """
@@ -68,12 +69,13 @@ def flight_program(
         (keys, last), _ = jax.lax.scan(body, (keys, with_city(swarms, None)), None, steps)
         return keys, with_city(last, city)
 
-    count = swarms.done.shape[0]
-    carry = (swarm_keys(1, count), swarms if observations else without_observation(swarms))
+    mesh = swarms.done.sharding.mesh
+    keys = swarm_keys(1, swarms.done.shape[0], mesh)
+    carry = (keys, swarms if observations else without_observation(swarms))
     # Pinned, for the compiler takes empty arrays apart, and the program would not fit its output.
-    pinned = shardings(swarm_mesh(count), SPREAD)
+    pinned = shardings(mesh, SPREAD)
     program, needs = compile_program(
-        over_swarms(fly, count), carry, donate_argnums=0, out_shardings=pinned
+        over_swarms(fly, mesh), carry, donate_argnums=0, out_shardings=pinned
     )
     return chained(program, carry), needs
 

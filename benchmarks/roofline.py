@@ -25,7 +25,14 @@ from common import (
     with_env,
     with_training,
 )
-from programs import begin_program, flight_program, over_swarms, sequence_specs, swarm_keys
+from programs import (
+    begin_program,
+    flight_program,
+    over_swarms,
+    sequence_specs,
+    swarm_keys,
+    swarm_mesh,
+)
 
 from jaxqmix.compilation import materialise
 from jaxqmix.distributed import COPIED, SPREAD, on_each_device, place
@@ -43,9 +50,9 @@ STEPS = 100
 def copy_bandwidth(repeats: int) -> float:
     """Bytes per second, read and written on all devices, of a copy far larger than the caches."""
     devices = jax.local_device_count()
-    count = 2**25 if jax.default_backend() == "cpu" else 2**29
-    array = over_swarms(lambda x: x, devices)(jnp.zeros((devices, count), jnp.float32))
-    program, _ = compile_program(over_swarms(lambda x: x + 1, devices), array, donate_argnums=0)
+    mesh, count = swarm_mesh(devices), 2**25 if jax.default_backend() == "cpu" else 2**29
+    array = over_swarms(lambda x: x, mesh)(jnp.zeros((devices, count), jnp.float32))
+    program, _ = compile_program(over_swarms(lambda x: x + 1, mesh), array, donate_argnums=0)
     return 8 * array.size / measure(chained(program, array), repeats)["lowest"]
 
 
@@ -65,9 +72,9 @@ def matrix_rate(rows: int, inner: int, columns: int, repeats: int) -> float:
     def multiply(left: jax.Array) -> jax.Array:
         return jax.lax.scan(body, left[0], None, products)[0][None]
 
-    spread = over_swarms(multiply, devices)
-    left = over_swarms(lambda x: x, devices)(jnp.ones((devices, rows, inner)))
-    program, _ = compile_program(spread, left, donate_argnums=0)
+    mesh = swarm_mesh(devices)
+    left = over_swarms(lambda x: x, mesh)(jnp.ones((devices, rows, inner)))
+    program, _ = compile_program(over_swarms(multiply, mesh), left, donate_argnums=0)
     seconds = measure(chained(program, left), repeats)["lowest"]
     return 4 * rows * inner * columns * products * devices / seconds
 
@@ -129,7 +136,7 @@ def update_seconds(trainer: Trainer, repeats: int) -> tuple[float, int]:
 
     state = trainer.initialise(0)
     inputs = (
-        swarm_keys(0, state.swarms.done.size),
+        swarm_keys(0, state.swarms.done.size, mesh),
         state.swarms,
         state.learner.parameters["agent"],
     )

@@ -23,7 +23,6 @@ from common import (
     save_figure,
     show,
     with_env,
-    with_training,
 )
 from programs import begin_program, flight_program, swarm_keys
 
@@ -49,9 +48,9 @@ def row(what: str, size: float, drones: int, work: int, seconds: dict, needs: di
     }
 
 
-def world(what: str, size: float, config: RunConfig, repeats: int) -> dict[str, Any]:
+def world(what: str, size: float, config: RunConfig, swarms: int, repeats: int) -> dict[str, Any]:
     """The world with observations under random actions."""
-    env, swarms = UrbanGrid(config.env, config.domain), config.training.swarms
+    env = UrbanGrid(config.env, config.domain)
     steps = max(10, ENV_STEPS // swarms)
     begun = begin_program(env, swarms)[0](swarm_keys(0, swarms))
     call, needs = flight_program(env, begun, steps)
@@ -97,14 +96,15 @@ def main() -> None:
     line.add_argument("--seeds", type=int, nargs="*", default=[1, 4])
     arguments = parse(line)
     base, repeats = preset(arguments.preset), arguments.repeats
+    usual = base.training.swarms
     rows = []
     for drones in arguments.drones:
-        rows.append(world("drones", drones, with_env(base, drones=drones), repeats))
+        rows.append(world("drones", drones, with_env(base, drones=drones), usual, repeats))
     for side in arguments.city:
         config = with_env(base, city_width=side * 1000, city_length=side * 1000)
-        rows.append(world("city side (km)", side, config, repeats))
+        rows.append(world("city side (km)", side, config, usual, repeats))
     for swarms in arguments.swarms:
-        rows.append(world("swarms", swarms, with_training(base, swarms=swarms), repeats))
+        rows.append(world("swarms", swarms, base, swarms, repeats))
     rows += [trainers(seeds, base, repeats) for seeds in arguments.seeds]
     show(
         f"Scaling around {arguments.preset}; seeds train, the rest is the world with observations",

@@ -26,6 +26,7 @@ from common import (
     save_figure,
     show,
     with_env,
+    with_settings,
     with_training,
 )
 from programs import flight_program, next_keys, sequence_specs, swarm_keys
@@ -50,7 +51,7 @@ def timed(call: Callable[[], Any], repeats: int) -> dict[str, float]:
 def rollout_stages(trainer: Trainer, repeats: int) -> dict[str, float]:
     """Seconds that one rollout of all swarms spends on its stages."""
     env, training, steps = trainer.env, trainer.config.training, trainer.config.training.rollout
-    keys = swarm_keys(1, training.swarms)
+    keys = swarm_keys(1, training.swarms, trainer.mesh)
 
     def begin_anew(keys: jax.Array, swarms: Swarms, parameters: Any) -> tuple:
         keys, now = next_keys(keys)
@@ -144,6 +145,7 @@ def main() -> None:
     rows = []
     for drones, swarms in dict.fromkeys(sizes):
         config = with_training(with_env(base, drones=drones), swarms=swarms)
+        config = with_settings(config, "replay", batch=swarms)  # equal work in both modes
         rows += measure_training(config, arguments.modes, arguments.repeats)
     show(
         f"Training: {arguments.preset}, {base.training.rollout}-step rollouts; stages in "

@@ -117,7 +117,9 @@ def episode_metrics(tally: Tally, config: EnvConfig) -> dict[str, jax.Array]:
 def fly_step(
     keys: jax.Array, swarms: Swarms, policy: Policy, env: UrbanGrid
 ) -> tuple[Swarms, jax.Array]:
-    """One env step of every swarm that is not done, with a key each [B]; the others stay.
+    """One env step of every swarm, with a key each [B].
+
+    Of swarms that are done only `tally` and `done` stay; callers mask the rest.
 
     Returns:
       The swarms, and the commands [B, N].

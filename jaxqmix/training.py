@@ -147,7 +147,8 @@ def stagger(swarms: Swarms, horizon: int, rollout_steps: int, devices: int = 1) 
     """Spreads the swarms' clocks over the horizon, so that a batch mixes early and late states.
 
     Clocks are whole rollouts, so that time limits fall on the end of a rollout where the horizon is
-    whole rollouts too. Every device's share of the swarms spans the whole horizon.
+    whole rollouts too. Every device's share of the swarms spans the whole horizon. In their first
+    episode, swarms begun late get no credit for what their starts saw.
     """
     count = swarms.done.shape[0]
     order = jnp.arange(count).reshape(-1, devices).T.reshape(-1)
@@ -239,20 +240,21 @@ def memory_needed(trainer: Trainer) -> dict[str, int]:
     """Bytes that a run will hold, by part, without allocating anything.
 
     `swarms`, `replay` and `learner` stay; `rollout` is one batch of sequences, and `update` the
-    activations and gradients of one minibatch, at most once each.
+    activations of the targets, or those and the gradients of one minibatch, whichever is more.
     """
     config, env, learner = trainer.config, trainer.env, trainer.learner
     state = jax.eval_shape(lambda: begin_training(0, config, env, learner))
     sequences = sequence_shapes(config, env, learner, state.swarms)
     drawn = 1 if config.training.mode == "online" else config.replay.batch / config.training.swarms
     rows = math.prod(sequences.observation.agents.shape[:-1]) * max(drawn, 1.0)
-    widths = 4 * config.learner.layers * config.learner.hidden
+    # Numbers kept of each row, in layers: of one minibatch, or of the targets, which need two.
+    layers = max(4 * config.learner.layers / config.learner.minibatches, 2)
     return {
         "swarms": tree_bytes(state.swarms),
         "replay": tree_bytes(state.replay),
         "learner": tree_bytes(state.learner),
         "rollout": round(tree_bytes(sequences) * (1 + drawn)),
-        "update": round(rows * widths * 4 / config.learner.minibatches),
+        "update": round(rows * layers * config.learner.hidden * 4),
     }
 
 
