@@ -25,6 +25,8 @@ from rich.table import Table
 from jaxqmix.compilation import jit
 from jaxqmix.config import RunConfig
 from jaxqmix.distributed import use_all_cores
+from jaxqmix.evaluation import METRICS
+from jaxqmix.runner import Listener
 
 RESULTS = Path(__file__).parent / "results"
 IN_A_ROW = 3
@@ -153,6 +155,40 @@ class CompileClock:
             total += max(0.0, end - max(start, reached))
             reached = max(reached, end)
         return total
+
+
+class Stopwatch(Listener):
+    """Notes when each evaluation of a run came, and what it found."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.evaluations: list[dict[str, Any]] = []
+
+    @property
+    def seconds(self) -> float:
+        """Since it was made, compilation included."""
+        return time.perf_counter() - self.started
+
+    def evaluated(self, report: dict[str, Any]) -> None:
+        """Keeps the evaluation with the clock."""
+        kept = {name: report[name] for name in ("env_steps", "final", *METRICS)}
+        kept["seconds"] = self.seconds
+        self.evaluations.append(kept | {"met": all(report["success"].values())})
+
+
+def periodic(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those while a run trains; the final one flies other cities."""
+    return [evaluation for evaluation in evaluations if not evaluation["final"]]
+
+
+def good_enough(evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first periodic evaluation that ends `IN_A_ROW` of them that meet the criteria."""
+    row = 0
+    for evaluation in periodic(evaluations):
+        row = row + 1 if evaluation["met"] else 0
+        if row == IN_A_ROW:
+            return evaluation
+    return None
 
 
 def with_settings(config: RunConfig, section: str, **changes: Any) -> RunConfig:

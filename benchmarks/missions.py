@@ -11,12 +11,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import IN_A_ROW, machine, parse, parser, save, show, with_training
+from common import (
+    Stopwatch,
+    good_enough,
+    machine,
+    parse,
+    parser,
+    periodic,
+    save,
+    show,
+    with_training,
+)
 
 from jaxqmix import api
 from jaxqmix.compilation import enable_cache
@@ -24,36 +33,20 @@ from jaxqmix.config import RunConfig, to_dict
 from jaxqmix.evaluation import METRICS, evaluator, summarise
 from jaxqmix.planners import PLANNERS
 from jaxqmix.presets import PRESETS, preset
-from jaxqmix.runner import Listener, train
+from jaxqmix.runner import train
 
 STABLE = 0.2
 """Over this last share of a run, no evaluation may fall below the criteria."""
 
 
-class Stopwatch(Listener):
-    """Notes when each evaluation of a run came, and what it found."""
-
-    def __init__(self) -> None:
-        self.begun_at, self.evaluations = time.perf_counter(), []
-
-    def evaluated(self, report: dict[str, Any]) -> None:
-        """Keeps the evaluation with the seconds since the run began, compilation included."""
-        kept = {name: report[name] for name in ("env_steps", "final", *METRICS)}
-        kept["seconds"] = time.perf_counter() - self.begun_at
-        self.evaluations.append(kept | {"met": all(report["success"].values())})
-
-
 def reached(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
     """When the criteria were met so many times in a row, and whether they held to the end."""
-    periodic = [e for e in evaluations if not e["final"]]
-    met = [e["met"] for e in periodic]
-    rows = (i for i in range(IN_A_ROW - 1, len(met)) if all(met[i - IN_A_ROW + 1 : i + 1]))
-    at = next(rows, None)
-    late = periodic[-max(1, round(STABLE * len(periodic))) :]
+    found = good_enough(evaluations) or {"seconds": None, "env_steps": None}
+    met = [evaluation["met"] for evaluation in periodic(evaluations)]
     return {
-        "seconds_to_criteria": None if at is None else periodic[at]["seconds"],
-        "env_steps_to_criteria": None if at is None else periodic[at]["env_steps"],
-        "stable": all(e["met"] for e in late),
+        "seconds_to_criteria": found["seconds"],
+        "env_steps_to_criteria": found["env_steps"],
+        "stable": all(met[-max(1, round(STABLE * len(met))) :]),
     }
 
 
@@ -78,7 +71,7 @@ def train_seed(config: RunConfig, folder: Path) -> dict[str, Any]:
     """Trains one seed; its final evaluations, learning curve and times."""
     watch = Stopwatch()
     report = train(config, folder, listener=watch)
-    report["seconds"] = time.perf_counter() - watch.begun_at
+    report["seconds"] = watch.seconds
     report |= reached(watch.evaluations)
     report["curve"] = watch.evaluations
     report["to_the_horizon"] = to_the_horizon(api.load_policy(folder))
@@ -176,7 +169,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             over_time = np.array([s["to_the_horizon"]["coverage_over_time"] for s in seeds])
             band(flying, np.arange(over_time.shape[1]), over_time, style)
             if "per_seed" in row:
-                curves = [[e for e in seed["curve"] if not e["final"]] for seed in seeds]
+                curves = [periodic(seed["curve"]) for seed in seeds]
                 steps = np.array([e["env_steps"] for e in curves[0]])
                 band(
                     learning,

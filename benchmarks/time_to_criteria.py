@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import signal
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,12 @@ from common import (
     COLOURS,
     IN_A_ROW,
     CompileClock,
+    Stopwatch,
     figure,
+    good_enough,
     parse,
     parser,
+    periodic,
     save,
     save_figure,
     show,
@@ -30,44 +32,34 @@ from common import (
 
 from jaxqmix.config import RunConfig
 from jaxqmix.presets import PRESETS, preset
-from jaxqmix.runner import Listener, Report, train
+from jaxqmix.runner import Report, train
 
 
-class Stopwatch(Listener):
-    """Notes the clock at every evaluation, and stops the run when it is good enough."""
+class Race(Stopwatch):
+    """Also counts compilation, and stops the run when it is good enough."""
 
     def __init__(self, compiling: CompileClock):
-        self.compiling, self.started = compiling, time.perf_counter()
-        self.evaluations: list[dict[str, Any]] = []
+        super().__init__()
+        self.compiling = compiling
         self.met: dict[str, Any] | None = None
 
     def evaluated(self, report: Report) -> None:
-        """Called after every evaluation; the final one, on other cities, does not count."""
-        if report["final"] or self.met:
+        """Called after every evaluation."""
+        if self.met:
             return
-        self.evaluations.append(
-            {
-                "seconds": time.perf_counter() - self.started,
-                "compile_seconds": self.compiling.seconds,
-                "env_steps": report["env_steps"],
-                "coverage": report["coverage"],
-                "return": report["return"],
-                "collision_rate": report["collision_rate"],
-                "met": all(report["success"].values()),
-            }
-        )
-        latest = self.evaluations[-IN_A_ROW:]
-        if len(latest) == IN_A_ROW and all(evaluation["met"] for evaluation in latest):
-            self.met = latest[-1]
+        super().evaluated(report)
+        self.evaluations[-1]["compile_seconds"] = self.compiling.seconds
+        self.met = good_enough(self.evaluations)
+        if self.met:
             signal.raise_signal(signal.SIGINT)  # the run saves itself and stops
 
 
 def time_seed(config: RunConfig) -> dict[str, Any]:
     """Trains one seed until it is good enough or its budget is spent."""
     with tempfile.TemporaryDirectory() as folder:
-        watch = Stopwatch(CompileClock())
+        watch = Race(CompileClock())
         train(config, Path(folder) / "run", listener=watch)
-    result = {"seed": config.training.seed, "evaluations": watch.evaluations}
+    result = {"seed": config.training.seed, "evaluations": periodic(watch.evaluations)}
     if watch.met is None:
         return result | {"seconds": None, "compile_seconds": None, "env_steps": None}
     found = {name: watch.met[name] for name in ("seconds", "compile_seconds", "env_steps")}

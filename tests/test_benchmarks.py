@@ -86,13 +86,13 @@ def test_a_tiny_measurement_leaves_a_table_a_plot_and_json(run, tmp_path, capsys
 
 
 def test_a_run_is_good_enough_at_the_third_evaluation_in_a_row(common, monkeypatch):
-    stopwatch = importlib.import_module("time_to_criteria").Stopwatch
+    race = importlib.import_module("time_to_criteria").Race
     stops = []
     monkeypatch.setattr("signal.raise_signal", stops.append)
-    watch = stopwatch(common.CompileClock())
+    watch = race(common.CompileClock())
 
     def evaluated(step, met, final=False):
-        figures = dict.fromkeys(("coverage", "return", "collision_rate"), 0.5)
+        figures = dict.fromkeys(common.METRICS, 0.5)
         success = {"coverage": met, "return": True}
         watch.evaluated({"env_steps": step, "final": final, "success": success, **figures})
 
