@@ -124,6 +124,7 @@ def show_rows(rows: list[dict[str, Any]]) -> None:
 def settings(row: dict[str, Any], budget: int | None) -> dict[str, Any]:
     """What a row depends on of its preset, as JSON holds it: planners do not learn."""
     sections = to_dict(with_budget(preset(row["preset"]), budget))
+    del sections["checkpoint"]
     if row["policy"] in PLANNERS:
         sections = {name: sections[name] for name in ("env", "domain", "evaluation")}
     return json.loads(json.dumps(sections))

@@ -1,13 +1,15 @@
 """How well do trained policies and a planner bear what they were not made for?
 
 Flies all over the same unseen cities with one condition at a time set to a value: packet loss,
-wind, visibility, building density, no-fly zones; everything else is drawn as in the mission.
+wind, visibility, building density, no-fly zones, and other numbers of drones in the same and in a
+larger city; everything else is as in the mission, the horizon too.
 Several runs are the seeds of one preset: the table has their mean and, for t90, the range.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +17,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import parse, parser, save, show, with_training
+from common import parse, parser, save, show, with_env, with_training
 
 from jaxqmix import api
 from jaxqmix.compilation import enable_cache, jit
+from jaxqmix.config import RunConfig
 from jaxqmix.distributed import COPIED, SPREAD, make_mesh, on_each_device
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import EVALUATION, METRICS
 from jaxqmix.planners import PLANNERS
 from jaxqmix.rollout import fly_episodes
+from jaxqmix.training import greedy_policy, make_parts
 from jaxqmix.types import EnvParams, Policy, replace
 
 SWEEPS = {
@@ -33,6 +37,9 @@ SWEEPS = {
     "building_density": (0.5, 1.0, 1.5, 2.0),
 }
 ZONES = (0, 2, 4, 6)
+SIZES = ((0.5, 1.0), (2, 1.0), (5, 1.0), (2, 1.28), (5, 1.28))
+"""Drones and side of the city as multiples of the mission's. Up to 1.28 the presets' views keep
+their sizes, which a trained policy needs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,18 +96,32 @@ def conditions(flyers: list[api.Flyer], episodes: int) -> list[dict[str, Any]]:
     fly = flights(first.env, first.make_policy, episodes)
     found = [(item, [fly(dict([item]), seed) for seed in seeds]) for item in sweeps]
     for zones in ZONES:
-        fly = flights(with_zones(first, zones), first.make_policy, episodes)
+        world = with_env(first.config, no_fly_zones=zones)
+        fly = flights(api.make(world), first.make_policy, episodes)
         found.append((("no_fly_zones", zones), [fly({}, seed) for seed in seeds]))
+    for drones, side in SIZES:
+        world = resized(first.config, drones, side)
+        fly = flights(api.make(world), policy_in(world, first), episodes)
+        name = f"drones, {world.env.city_width / 1000:g} km"
+        found.append(((name, world.env.drones), [fly({}, seed) for seed in seeds]))
     return [
         {"policy": first.name, "condition": name, "value": value, **over_seeds(reports)}
         for (name, value), reports in found
     ]
 
 
-def with_zones(flyer: api.Flyer, zones: int) -> UrbanGrid:
-    """The flyer's world with another number of no-fly zones."""
-    config = dataclasses.replace(flyer.config.env, no_fly_zones=zones)
-    return UrbanGrid(config, flyer.config.domain)
+def resized(config: RunConfig, drones: float, side: float) -> RunConfig:
+    """The run with so many times the drones over a city of so many times the side."""
+    env = config.env
+    width, length = (round(side * size) for size in (env.city_width, env.city_length))
+    return with_env(config, drones=round(drones * env.drones), city_width=width, city_length=length)
+
+
+def policy_in(world: RunConfig, flyer: api.Flyer) -> Callable[[Any], Policy]:
+    """The flyer's policy for a world of another size."""
+    if flyer.name in PLANNERS:
+        return api.scripted(flyer.name, world).make_policy
+    return functools.partial(greedy_policy, world, make_parts(flyer.config, axis=None)[1])
 
 
 def main() -> None:

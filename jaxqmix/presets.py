@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxqmix.config import (
+    CheckpointConfig,
     ConfigError,
     EnvConfig,
     EvaluationConfig,
@@ -26,13 +27,16 @@ FULL = RunConfig(
     ),
     training=TrainingConfig(env_steps=2_000_000),
     evaluation=EvaluationConfig(every_episodes=250),
+    # In mode `replay` a checkpoint holds the store, half a gigabyte and more.
+    checkpoint=CheckpointConfig(every_episodes=500),
 )
 
 SCALE20 = RunConfig(
     preset="scale20",
     env=dataclasses.replace(FULL.env, drones=20, horizon=200),
     training=TrainingConfig(env_steps=1_000_000),
-    evaluation=EvaluationConfig(every_episodes=250),
+    evaluation=FULL.evaluation,
+    checkpoint=FULL.checkpoint,
 )
 
 
