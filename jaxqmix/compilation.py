@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 _CPU_OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+_ONCE_OPTIONS = {"xla_backend_optimization_level": 0}
 
 
 def materialise(tree: Any) -> Any:
@@ -22,14 +23,19 @@ def materialise(tree: Any) -> Any:
     return jax.lax.optimization_barrier(tree)
 
 
-def jit(function: Callable, **options: Any) -> Callable:
+def jit(function: Callable, once: bool = False, **options: Any) -> Callable:
     """`jax.jit` for whole programs, with barriers kept on CPU.
 
     XLA's CPU compiler drops optimization barriers before it fuses; the option keeps them. Use it
     on the outermost function only: JAX takes compiler options nowhere else.
+
+    Args:
+      function: to compile.
+      once: it runs only once: on CPU, compiled in about half the time, it may run slower.
+      options: of `jax.jit`.
     """
     if jax.default_backend() == "cpu":
-        options["compiler_options"] = _CPU_OPTIONS
+        options["compiler_options"] = _CPU_OPTIONS | (_ONCE_OPTIONS if once else {})
     return jax.jit(function, **options)
 
 

@@ -190,7 +190,7 @@ def make_trainer(config: RunConfig) -> Trainer:
         return train_chunk(state, config, env, learner, SWARMS)
 
     chunk_everywhere = on_each_device(chunk, mesh, (specs,), (specs, COPIED))
-    start = jit(lambda seed: begin_training(seed, config, env, learner, mesh.size))
+    start = jit(lambda seed: begin_training(seed, config, env, learner, mesh.size), once=True)
     return Trainer(
         config,
         mission,
