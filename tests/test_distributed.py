@@ -8,13 +8,48 @@ import pytest
 from learner_probes import two_step_game
 
 from jaxqmix.config import LearnerConfig
-from jaxqmix.distributed import COPIED, SWARMS, make_mesh, on_each_device, own_key, total
+from jaxqmix.distributed import (
+    COPIED,
+    SWARMS,
+    keep_freed_memory,
+    make_mesh,
+    on_each_device,
+    own_key,
+    total,
+)
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import evaluator
 from jaxqmix.learner.update import make_learner, td_loss
 from jaxqmix.planners import planner
 from jaxqmix.training import fits
 from jaxqmix.types import Sequences
+
+
+class Library:
+    """A C library that notes what malloc is told."""
+
+    def __init__(self):
+        self.told = {}
+
+    def mallopt(self, name, value):
+        self.told[name] = value
+
+
+@pytest.mark.parametrize(
+    ("platform", "library", "told"),
+    [
+        ("linux", Library(), {-3: 2**30, -1: 2**31 - 1, -2: 2**28}),
+        ("linux", object(), None),  # another malloc
+        ("darwin", Library(), {}),
+        ("win32", Library(), {}),
+    ],
+)
+def test_freed_memory_is_kept_where_malloc_knows_how(platform, library, told, monkeypatch):
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr("ctypes.CDLL", lambda _: library)
+    keep_freed_memory()
+    assert getattr(library, "told", None) == told
+
 
 if len(jax.devices()) < 2:
     pytest.skip("needs two devices", allow_module_level=True)
