@@ -60,7 +60,11 @@ def compute_targets(
     mixer: MixerApply,
     config: LearnerConfig,
 ) -> jax.Array:
-    """Lambda-return targets [T, S, M] of a batch of sequences."""
+    """Lambda-return targets [T, S, M] of a batch of sequences.
+
+    They hold for all gradient steps of a learner call: taken anew from each step's weights, without
+    a target network, the values grew a thousandfold within a minute of `quick`.
+    """
     observation = batch.observation
     values, _ = agent(learner.target["agent"], observation.agents, batch.memory)
     # With a target network that is always a copy, both networks choose the same action.
