@@ -117,13 +117,18 @@ def main() -> None:
     line.add_argument("--only", nargs="*", help="these variants")
     line.add_argument("--name", default="ablations", help="of the result file")
     arguments = parse(line)
-    enable_cache()
     base = with_training(preset(arguments.preset), env_steps=arguments.budget)
     about = {name: getattr(arguments, name) for name in ("preset", "budget", "seeds", "episodes")}
     about["config"] = json.loads(json.dumps(to_dict(base)))
     rows = kept_rows(arguments.out / f"{arguments.name}.json", about)
-    for name, config in variants(base).items():
-        if any(row["variant"] == name for row in rows) or name not in (arguments.only or [name]):
+    table = variants(base)
+    chosen = arguments.only or list(table)
+    if unknown := set(chosen) - set(table):
+        line.error(f"--only {' '.join(unknown)}: variants are {', '.join(table)}")
+    enable_cache()
+    for name in chosen:
+        config = table[name]
+        if any(row["variant"] == name for row in rows):
             continue
         rows.append(summary(name, train_seeds(config, arguments.seeds, arguments.episodes)))
         save(arguments.name, about | {"rows": rows}, arguments.out)

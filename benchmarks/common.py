@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxqmix.compilation import jit
-from jaxqmix.config import RunConfig
+from jaxqmix.config import ConfigError, RunConfig
 from jaxqmix.distributed import use_all_cores
 from jaxqmix.evaluation import METRICS
 from jaxqmix.runner import Listener
@@ -50,10 +50,19 @@ def parser(description: str | None, repeats: int | None = None) -> argparse.Argu
 def parse(line: argparse.ArgumentParser) -> argparse.Namespace:
     """The arguments; also makes CPU cores devices, so call it before JAX computes anything."""
     arguments = line.parse_args()
+    sys.excepthook = in_one_line
     if arguments.devices:
         jax.config.update("jax_num_cpu_devices", arguments.devices)
     use_all_cores()
     return arguments
+
+
+def in_one_line(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """How Python shows an error that ends a benchmark: settings that are not allowed in a line."""
+    if issubclass(kind, ConfigError):
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def summary(values: Iterable[float]) -> dict[str, float]:

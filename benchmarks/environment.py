@@ -21,7 +21,7 @@ from common import (
     show,
     with_env,
 )
-from programs import begin_program, flight_program, swarm_keys
+from programs import begin_program, flight_program, swarm_keys, swarm_mesh
 
 from jaxqmix.distributed import device_memory
 from jaxqmix.env.urban_grid import UrbanGrid
@@ -53,13 +53,14 @@ def measure_world(env: UrbanGrid, swarms: int, repeats: int) -> dict[str, Any] |
     keys = jax.random.split(jax.random.key(0), 1)
     one = jax.eval_shape(lambda keys: begin(keys, env, Random()), keys)
     row = {"drones": env.config.drones, "swarms": swarms, "bytes_per_swarm": tree_bytes(one)}
-    # The swarms, a second copy while one is measured, and room for what a step computes.
-    needed, free = 3 * tree_bytes(one) * swarms, device_memory()
+    # Compiled without taking any memory. Beginning them needs more than flying them.
+    program, needs = begin_program(env, swarms)
+    devices = list(swarm_mesh(swarms).devices.flat)
+    needed, free = needs["bytes_per_device"] * len(devices), device_memory(devices)
     if free is not None and needed > free:
         print(f"{swarms} swarms of {env.config.drones} drones are skipped: they need "
               f"{needed / 2**30:.1f} GiB of the {free / 2**30:.1f} GiB there")  # fmt: skip
         return None
-    program, needs = begin_program(env, swarms)
     keys = swarm_keys(0, swarms)
     seconds = measure(lambda: program(keys), repeats)
     row["begin"] = {"microseconds": seconds["median"] / swarms * 1e6, **needs}
@@ -89,18 +90,19 @@ def main() -> None:
     line.add_argument("--drones", type=int, nargs="+", default=[5, 10, 20, 50])
     line.add_argument("--swarms", type=int, nargs="+", default=[1, 64, 1024])
     line.add_argument("--cell-size", type=float, help="metres; the preset's by default")
-    line.add_argument("--sensing", default="footprint", choices=["footprint", "probabilistic"])
+    line.add_argument("--sensing", choices=["footprint", "probabilistic"],
+                      help="the preset's by default")  # fmt: skip
     arguments = parse(line)
-    changes: dict[str, Any] = {"sensing": arguments.sensing}
-    if arguments.cell_size:
-        changes["cell_size"] = arguments.cell_size
-    rows = []
+    asked = {"cell_size": arguments.cell_size, "sensing": arguments.sensing}
+    changes = {name: value for name, value in asked.items() if value}
+    results: dict[str, Any] = {"preset": arguments.preset, "rows": (rows := []), **changes}
     for drones in arguments.drones:
         config = with_env(preset(arguments.preset), drones=drones, **changes)
         env = UrbanGrid(config.env, config.domain)
         for swarms in sorted(arguments.swarms):
             if row := measure_world(env, swarms, arguments.repeats):
                 rows.append(row)
+                save("environment", results, arguments.out)
     show(
         f"The world alone: {arguments.preset}, cells of {env.config.cell_size:g} m",
         ("drones", "swarms", "env steps/s", "with observations", "drone steps/s", "begin (us)",
@@ -116,7 +118,7 @@ def main() -> None:
     drawn, panels = figure(1)
     plot(rows, panels[0])
     save_figure("environment", drawn, arguments.out)
-    save("environment", {"preset": arguments.preset, "rows": rows, **changes}, arguments.out)
+    save("environment", results, arguments.out)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
 Trains every preset, mode and seed from the command line's own loop, and flies the final policy and
 every planner over the same 256 cities, once to the mission's end and once to the horizon. Writes
-means over seeds with 95 % bootstrap intervals, learning curves and coverage over time; results of
-other presets and modes that the file already holds are kept.
+means over seeds with 95 % bootstrap intervals, learning curves and coverage over time. Results of
+other presets and modes that the file already holds are kept; if they have other settings than these
+presets have now, nothing is done.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -135,15 +137,28 @@ def with_budget(config: RunConfig, budget: int | None) -> RunConfig:
     return config if budget is None else with_training(config, env_steps=budget, episodes=None)
 
 
-def merged(
-    path: Path, results: list[dict[str, Any]], budget: int | None = None
+def name_of(row: dict[str, Any]) -> tuple[str, str]:
+    """What tells rows apart."""
+    return row["preset"], row["policy"]
+
+
+def kept_rows(
+    path: Path, asked: set[tuple[str, str]], budget: int | None = None
 ) -> list[dict[str, Any]]:
-    """The results with those of other presets and policies that the file already holds, if
-    settings and budget are still the same."""
-    before = json.loads(path.read_text())["results"] if path.exists() else []
-    before = [row for row in before if row.get("settings") == settings(row, budget)]
-    new = {(row["preset"], row["policy"]) for row in results}
-    rows = [row for row in before if (row["preset"], row["policy"]) not in new] + results
+    """Rows that the file holds; ends the program when one that is not asked for anew, and so would
+    stay beside the new ones, has other settings or another budget."""
+    rows = json.loads(path.read_text())["results"] if path.exists() else []
+    for row in rows:
+        if name_of(row) not in asked and row.get("settings") != settings(row, budget):
+            sys.exit(f"{path} holds {' '.join(name_of(row))} with other settings: give another "
+                     "--name or --out")  # fmt: skip
+    return rows
+
+
+def merged(before: list[dict[str, Any]], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results in place of earlier ones of the same names, in the order of the presets."""
+    new = {name_of(row) for row in results}
+    rows = [row for row in before if name_of(row) not in new] + results
     return sorted(rows, key=lambda row: list(PRESETS).index(row["preset"]))
 
 
@@ -212,6 +227,10 @@ def main() -> None:
     line.add_argument("--name", default="missions", help="of the result file")
     line.add_argument("--runs", type=Path, help="keep the runs' folders here")
     arguments = parse(line)
+    path = arguments.out / f"{arguments.name}.json"
+    policies = [*arguments.planners, *(f"qmix {mode}" for mode in arguments.modes)]
+    asked = {(name, policy) for name in arguments.presets for policy in policies}
+    rows = kept_rows(path, asked, arguments.budget)
     enable_cache()
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.presets:
@@ -232,8 +251,7 @@ def main() -> None:
                 row = {"preset": name, "policy": f"qmix {mode}", **over_seeds(reports)}
                 results.append(row | {"machine": machine(), "per_seed": reports})
             results = [row | {"settings": settings(row, arguments.budget)} for row in results]
-            path = arguments.out / f"{arguments.name}.json"
-            rows = merged(path, results, arguments.budget)
+            rows = merged(rows, results)
             save(arguments.name, rows, arguments.out)
             show_rows(rows)
             draw(rows, arguments.out / f"{arguments.name}.png")

@@ -24,8 +24,8 @@ from jaxqmix.training import begin_training, fits, state_specs, train_chunk
 from jaxqmix.types import Events, Observation, Timestep, record, replace
 
 WORLDS = ("MPE_simple_spread_v3", "HeuristicEnemySMAX")
-HORIZON = 25
-"""Env steps of an episode of simple_spread."""
+HORIZON = 26
+"""Env steps of one of its rollouts on simple_spread: an episode of 25, and one that begins anew."""
 
 
 def make_world(name: str) -> Any:

@@ -175,6 +175,7 @@ def main() -> None:
             require_checkout(NEEDS[name], arguments)
             for found in PARTS[name](arguments):
                 rows.append(found)
+                save("rivals", {"rows": rows, "skipped": skipped}, arguments.out)
                 print(f"{found['what']}, {found['setting']}: {found['times']['median']:.3g} times")
         except (ImportError, FileNotFoundError) as error:
             skipped.append(f"{name} is skipped: {error}")
@@ -188,7 +189,8 @@ def main() -> None:
             for r in rows
         ],
     )  # fmt: skip
-    save("rivals", {"rows": rows, "skipped": skipped}, arguments.out)
+    if rows:
+        save("rivals", {"rows": rows, "skipped": skipped}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How well do trained policies and a planner bear what they were not made for?
+"""How well do trained policies and planners bear what they were not made for?
 
 Flies all over the same unseen cities with one condition at a time set to a value: packet loss,
 wind, visibility, building density, no-fly zones, and other numbers of drones in the same and in a
@@ -128,7 +128,7 @@ def main() -> None:
     """Flies, shows and saves."""
     line = parser(__doc__)
     line.add_argument("runs", type=Path, nargs="+", help="folders of trained runs")
-    line.add_argument("--planner", default="lanes", choices=PLANNERS)
+    line.add_argument("--planners", nargs="*", default=["lanes", "voronoi"], choices=PLANNERS)
     line.add_argument("--episodes", type=int, default=64)
     line.add_argument("--name", default="robustness", help="of the result file")
     arguments = parse(line)
@@ -137,8 +137,8 @@ def main() -> None:
     trained = flyers[0].config
     if len({repr(with_training(flyer.config, seed=0)) for flyer in flyers}) > 1:
         line.error("runs must differ by nothing but the seed")
-    scripted = api.scripted(arguments.planner, trained)
-    rows = [row for those in (flyers, [scripted]) for row in conditions(those, arguments.episodes)]
+    policies = [flyers, *([api.scripted(name, trained)] for name in arguments.planners)]
+    rows = [row for those in policies for row in conditions(those, arguments.episodes)]
     show(
         f"{trained.preset}, {arguments.episodes} unseen cities for each condition",
         ("condition", "value", "policy", "coverage", "t90", "lowest", "highest", "collisions",

@@ -145,7 +145,8 @@ def main() -> None:
     rows = []
     for drones, swarms in dict.fromkeys(sizes):
         config = with_training(with_env(base, drones=drones), swarms=swarms)
-        config = with_settings(config, "replay", batch=swarms)  # equal work in both modes
+        capacity = max(config.replay.capacity, swarms)
+        config = with_settings(config, "replay", batch=swarms, capacity=capacity)  # equal work
         rows += measure_training(config, arguments.modes, arguments.repeats)
     show(
         f"Training: {arguments.preset}, {base.training.rollout}-step rollouts; stages in "

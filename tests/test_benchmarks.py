@@ -18,6 +18,7 @@ SCRIPTS = sorted(
 @pytest.fixture
 def run(monkeypatch):
     """Runs a script in this process with arguments."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
 
     def start(name, *arguments):
         monkeypatch.syspath_prepend(str(FOLDER))
@@ -102,6 +103,59 @@ def test_a_run_is_good_enough_at_the_third_evaluation_in_a_row(common, monkeypat
     assert watch.met is None and not stops
     evaluated(6, True)
     assert watch.met["env_steps"] == 6 and len(stops) == 1
+
+
+@pytest.fixture
+def missions(monkeypatch):
+    """The module that trains the seeds of the missions."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("missions")
+
+
+def test_criteria_are_reached_and_kept(missions):
+    def curve(*met):
+        found = [{"final": False, "met": m, "seconds": i, "env_steps": 10 * i}
+                 for i, m in enumerate(met)]  # fmt: skip
+        return [*found, {"final": True, "met": False, "seconds": 99, "env_steps": 990}]
+
+    found = missions.reached(curve(*[True] * 10))
+    assert found == {"seconds_to_criteria": 2, "env_steps_to_criteria": 20, "stable": True}
+    assert not missions.reached(curve(*[True] * 8, False, True))["stable"]
+    assert missions.reached(curve(*[True] * 7, False, True, True))["stable"]
+    assert missions.reached(curve(True, True, False, True))["seconds_to_criteria"] is None
+
+
+def test_rows_of_other_settings_are_neither_lost_nor_mixed(missions, tmp_path):
+    path = tmp_path / "missions.json"
+    rows = [{"preset": name, "policy": policy} for name in ("quick", "full")
+            for policy in ("lanes", "qmix online")]  # fmt: skip
+    rows = [row | {"settings": missions.settings(row, None)} for row in rows]
+    path.write_text(json.dumps({"results": rows}))
+    asked = {("quick", "qmix online")}
+    kept = missions.kept_rows(path, asked)
+    new = missions.merged(kept, [{"preset": "quick", "policy": "qmix online", "seeds": 5}])
+    assert sorted(map(missions.name_of, new)) == sorted(map(missions.name_of, rows))
+    assert next(row for row in new if "seeds" in row)["preset"] == "quick"
+    with pytest.raises(SystemExit, match="full qmix online with other settings"):
+        missions.kept_rows(path, asked, budget=1000)
+    both = asked | {("full", "qmix online")}
+    assert missions.kept_rows(path, both, budget=1000) == kept  # planners do not train
+    assert missions.kept_rows(tmp_path / "none.json", asked) == []
+
+
+def test_settings_that_are_not_allowed_get_one_line(run, tmp_path, capsys):
+    with pytest.raises(Exception, match="drones") as found:
+        run("environment.py", "--drones", "0", "--out", str(tmp_path))
+    sys.excepthook(found.type, found.value, None)
+    said = capsys.readouterr().err
+    assert said.startswith("environment.py: env.drones = 0 is not allowed")
+    assert said.count("\n") == 1
+
+
+def test_variants_that_do_not_exist_are_refused(run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run("ablations.py", "--only", "vnd", "--out", str(tmp_path))
+    assert "--only vnd: variants are as it is, vdn" in capsys.readouterr().err
 
 
 def test_one_failing_benchmark_does_not_stop_the_rest(run, monkeypatch, capfd):

@@ -100,7 +100,11 @@ class Understood(Exception):
     """Raised in place of the work of a benchmark, once it has read its arguments."""
 
 
-@pytest.mark.parametrize("command", BENCHMARKS)
+LONG = runpy.run_path(str(FOLDER / "benchmarks" / "run_all.py"))["LONG"]
+LONG = [f"python benchmarks/{name}.py {options}" for name, options in LONG.items()]
+
+
+@pytest.mark.parametrize("command", BENCHMARKS + LONG)
 def test_benchmarks_understand_their_arguments(command, monkeypatch):
     parse = argparse.ArgumentParser.parse_args
 
