@@ -8,6 +8,8 @@ adds B in front and `jax.lax.scan` adds T.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -173,6 +175,16 @@ class Sequences:
     truncated: jax.Array  # [T, S] bool
     valid: jax.Array  # [T, S] bool
     memory: jax.Array  # [S, N, M] float32, the agents' memory before the first observation
+
+
+def over_sequences(function: Callable[[jax.Array, int], jax.Array], batch: Sequences) -> Sequences:
+    """Applies `function(array, axis)` to every array and its axis of sequences S."""
+    return Sequences(
+        **{
+            name: jax.tree.map(functools.partial(function, axis=0 if name == "memory" else 1), part)
+            for name, part in vars(batch).items()
+        }
+    )
 
 
 @record

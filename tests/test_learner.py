@@ -13,7 +13,7 @@ from learner_probes import learn, sequences, two_step_game
 from jaxqmix.config import LearnerConfig
 from jaxqmix.learner import replay, update
 from jaxqmix.learner.networks import explore, greedy_actions, make_agent, memory_size
-from jaxqmix.learner.update import make_optimiser, td_loss
+from jaxqmix.learner.update import averaging_share, make_optimiser, td_loss
 
 CONFIG = LearnerConfig(
     hidden=32,
@@ -150,14 +150,27 @@ def test_replay_overwrites_the_oldest_and_draws_what_was_stored():
 
 
 def test_target_and_average_follow_the_weights():
-    config = dataclasses.replace(CONFIG, target_update=0.25, average_decay=0.9, learning_rate=0.1)
-    learner, learned = learn(config, two_step_game(), 1)
-    begun, now = learner.initialise(jax.random.key(0)).parameters, learned.parameters
-    for found, share in ((learned.target, 0.25), (learned.average, 0.1)):
-        expected = jax.tree.map(lambda a, b, s=share: (1 - s) * a + s * b, begun, now)
-        chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(AssertionError):
-        chex.assert_trees_all_close(now, begun, atol=1e-3)
+    config = dataclasses.replace(CONFIG, target_update=0.25, average_decay=0.4, learning_rate=0.1)
+    config = dataclasses.replace(config, learning_rate_end=1.0)  # whatever the number of calls
+    states = [learn(config, two_step_game(), calls)[1] for calls in range(4)]
+    for before, after, share in zip(states, states[1:], (1.0, 0.75, 0.6), strict=False):
+        for found, old, part in (
+            (after.target, before.target, 0.25),
+            (after.average, before.average, share),
+        ):
+            expected = jax.tree.map(lambda a, b, p=part: a + p * (b - a), old, after.parameters)
+            chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)
+        with pytest.raises(AssertionError):
+            chex.assert_trees_all_close(after.parameters, before.parameters, atol=1e-3)
+
+
+def test_untrained_weights_are_forgotten_before_the_decay_takes_over():
+    shares = np.array([averaging_share(calls, 0.99) for calls in range(400)])
+    np.testing.assert_allclose(shares[[0, 1, 3, 27]], [1, 3 / 4, 3 / 6, 3 / 30], rtol=1e-6)
+    np.testing.assert_allclose(shares[297:], 0.01, rtol=1e-5)
+    assert (
+        averaging_share(10**9, 1.0) > 0 and averaging_share(0, 0.0) == averaging_share(9, 0.0) == 1
+    )
 
 
 def test_the_learning_rate_holds_and_falls_and_gradients_are_clipped():

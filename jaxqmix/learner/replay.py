@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxqmix.types import Sequences, record
+from jaxqmix.types import Sequences, over_sequences, record
 
 STORED = jnp.float16
 
@@ -32,21 +32,12 @@ def empty(example: Sequences, capacity: int) -> Replay:
         dtype = STORED if value.dtype == jnp.float32 and len(value.shape) > 2 else value.dtype
         return jnp.zeros(shape, dtype)
 
-    return Replay(_over_fields(room, example), jnp.int32(0), jnp.int32(0))
-
-
-def _over_fields(function, sequences: Sequences) -> Sequences:
-    """Applies `function(array, sequence_axis)`; `memory` has no time axis."""
-    parts = {}
-    for name, value in vars(sequences).items():
-        axis = 0 if name == "memory" else 1
-        parts[name] = jax.tree.map(lambda leaf, axis=axis: function(leaf, axis), value)
-    return Sequences(**parts)
+    return Replay(over_sequences(room, example), jnp.int32(0), jnp.int32(0))
 
 
 def add(replay: Replay, sequences: Sequences) -> Replay:
     """Stores S sequences [T, S, ...], over the oldest ones when full."""
-    incoming = _over_fields(lambda value, axis: jnp.moveaxis(value, axis, 0), sequences)
+    incoming = over_sequences(lambda value, axis: jnp.moveaxis(value, axis, 0), sequences)
     count = sequences.memory.shape[0]
     capacity = replay.data.memory.shape[0]
     places = (replay.position + jnp.arange(count)) % capacity
@@ -69,4 +60,4 @@ def sample(key: jax.Array, replay: Replay, count: int) -> Sequences:
         value = jnp.moveaxis(ring[chosen], 0, axis)
         return value.astype(jnp.float32) if value.dtype == STORED else value
 
-    return _over_fields(take, replay.data)
+    return over_sequences(take, replay.data)

@@ -18,7 +18,7 @@ from jaxqmix.distributed import total
 from jaxqmix.learner.mixers import MixerApply, make_mixer
 from jaxqmix.learner.networks import AgentApply, Parameters, make_agent, memory_size
 from jaxqmix.learner.targets import chosen_values, double_q_values, lambda_returns, masked_max
-from jaxqmix.types import Sequences, record
+from jaxqmix.types import Sequences, over_sequences, record
 
 
 @record
@@ -27,7 +27,7 @@ class LearnerState:
 
     parameters: Parameters  # {"agent": ..., "mixer": ...}, trained
     target: Parameters  # of the target network
-    average: Parameters  # exponentially averaged, for evaluation
+    average: Parameters  # over calls, for evaluation
     optimiser: Any
     calls: jax.Array  # [] int32, learner calls so far
 
@@ -54,7 +54,7 @@ def team_values(
 
 
 def compute_targets(
-    learner: LearnerState,
+    learned: LearnerState,
     batch: Sequences,
     agent: AgentApply,
     mixer: MixerApply,
@@ -66,14 +66,14 @@ def compute_targets(
     a target network, the values grew a thousandfold within a minute of `quick`.
     """
     observation = batch.observation
-    values, _ = agent(learner.target["agent"], observation.agents, batch.memory)
+    values, _ = agent(learned.target["agent"], observation.agents, batch.memory)
     # With a target network that is always a copy, both networks choose the same action.
     if config.double_q and config.target_update < 1:
-        online, _ = agent(learner.parameters["agent"], observation.agents, batch.memory)
+        online, _ = agent(learned.parameters["agent"], observation.agents, batch.memory)
         best = double_q_values(online, values, observation.available)
     else:
         best = masked_max(values, observation.available)
-    next_value = team_values(learner.target, best[1:], observation.state[1:], mixer)
+    next_value = team_values(learned.target, best[1:], observation.state[1:], mixer)
     return lambda_returns(
         batch.reward, batch.terminated, batch.truncated, next_value, config.gamma, config.trace
     )
@@ -129,18 +129,19 @@ def make_optimiser(config: LearnerConfig, steps: int) -> optax.GradientTransform
     return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.radam(rate))
 
 
-def blend(old: Parameters, new: Parameters, share: float) -> Parameters:
+def averaging_share(calls: jax.Array, decay: float) -> jax.Array:
+    """The share of the newest weights in the averaged ones, after so many earlier calls.
+
+    At first a polynomial decay, which soon forgets the untrained weights (Shamir and Zhang 2013,
+    "Stochastic Gradient Descent for Non-smooth Optimization", section 4, with eta = 2), until the
+    given decay forgets more slowly.
+    """
+    return jnp.maximum(1 - decay, 3 / (calls + 3))
+
+
+def blend(old: Parameters, new: Parameters, share: jax.typing.ArrayLike) -> Parameters:
     """(1 - share) old + share new, leaf by leaf."""
     return jax.tree.map(lambda a, b: a + share * (b - a), old, new)
-
-
-def take_sequences(batch: Sequences, chosen: jax.Array) -> Sequences:
-    """The chosen sequences of a batch [T, S, ...]."""
-    parts = {}
-    for name, value in vars(batch).items():
-        axis = 0 if name == "memory" else 1
-        parts[name] = jax.tree.map(lambda leaf, axis=axis: jnp.take(leaf, chosen, axis), value)
-    return Sequences(**parts)
 
 
 def make_learner(
@@ -176,14 +177,14 @@ def make_learner(
         return LearnerState(parameters, target, average, optimiser.init(parameters), jnp.int32(0))
 
     def update(
-        key: jax.Array, learner: LearnerState, batch: Sequences
+        key: jax.Array, learned: LearnerState, batch: Sequences
     ) -> tuple[LearnerState, dict[str, jax.Array]]:
         """`epochs` passes over a batch of sequences, in `minibatches` steps each."""
-        targets = compute_targets(learner, batch, agent, mixer, config)
+        targets = compute_targets(learned, batch, agent, mixer, config)
 
         def minibatch(carry: tuple, chosen: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
             parameters, state = carry
-            part = take_sequences(batch, chosen)
+            part = over_sequences(lambda leaf, axis: jnp.take(leaf, chosen, axis), batch)
             grads, metrics = total(
                 gradient(parameters, part, jnp.take(targets, chosen, axis=1), agent, mixer, axis),
                 axis,
@@ -198,15 +199,17 @@ def make_learner(
         )
         orders = orders.reshape(config.epochs * config.minibatches, -1)
         (parameters, state), metrics = jax.lax.scan(
-            minibatch, (learner.parameters, learner.optimiser), orders
+            minibatch, (learned.parameters, learned.optimiser), orders
         )
-        learner = LearnerState(
+        learned = LearnerState(
             parameters=parameters,
-            target=blend(learner.target, parameters, config.target_update),
-            average=blend(learner.average, parameters, 1 - config.average_decay),
+            target=blend(learned.target, parameters, config.target_update),
+            average=blend(
+                learned.average, parameters, averaging_share(learned.calls, config.average_decay)
+            ),
             optimiser=state,
-            calls=learner.calls + 1,
+            calls=learned.calls + 1,
         )
-        return learner, jax.tree.map(jnp.mean, metrics)
+        return learned, jax.tree.map(jnp.mean, metrics)
 
     return Learner(config, agent, mixer, memory_size(config), initialise, update)
