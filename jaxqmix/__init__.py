@@ -11,7 +11,8 @@ The names below load when they are first used, so that `import jaxqmix` is quick
   scripted(name, config)  a scripted planner, to act with; `planner` is its bare policy
   evaluate(flyer)         flies held-out cities and judges either
   record(flyer)           one recorded episode; `recorder` lets you choose the world
-  show(episode)           draws it in a notebook; `jaxqmix.render.render` draws it into a file
+  show(episode, cell_size=...)
+                          draws it in a notebook; `jaxqmix.render.render` draws it into a file
   draw_observation(...)   draws what one drone observes
   use_all_cores()         before JAX's first computation: every CPU core becomes a device
   RunConfig, EnvConfig, DomainConfig

@@ -65,14 +65,13 @@ class Checkpoints:
         keep = {"latest": config.checkpoint.keep, "best": 1, "final": 1}
         self._managers = {kind: _manager(run / FOLDER / kind, keep[kind]) for kind in KINDS}
 
-    def save(self, kind: str, step: int, state: TrainState, score: float | None = None) -> None:
+    def save(self, kind: str, step: int, state: TrainState) -> None:
         """Saves a state; an older save of the same step is kept as it is, unless it is damaged.
 
         Args:
           kind: `latest`, `best` or `final`.
           step: rollouts so far.
           state: copied before this returns, so that it may be donated afterwards.
-          score: of the evaluation, remembered with the checkpoint.
 
         Raises:
           CheckpointError: when Orbax declines, because something newer appeared in the folder.
@@ -84,7 +83,7 @@ class Checkpoints:
                 return
             move_aside(self._run, kind, step)
             manager.reload()
-        about = {"config": self._config, "devices": self._devices, "score": score, "step": step}
+        about = {"config": self._config, "devices": self._devices, "step": step}
         saved = manager.save(
             step,
             args=ocp.args.Composite(
@@ -233,10 +232,19 @@ def _read(folder: Path, shape: Any) -> Any:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself; raises one of many errors when it is not ours."""
+    """What a checkpoint says of itself, with the defaults of settings that it does not know.
+
+    Raises:
+      CheckpointError: when it has settings that are not known here.
+      Exception: one of many, when it is damaged or not ours.
+    """
     about = json.loads((folder / "about" / "metadata").read_text())
-    from_dict(about["config"])
-    return about
+    try:
+        return about | {"config": to_dict(from_dict(about["config"]))}
+    except ConfigError as error:
+        raise CheckpointError(
+            f"checkpoint = {folder} is not allowed: it is of another version of jaxqmix: {error}"
+        ) from None
 
 
 FLOWN = ("episodes", "seed", "symmetric")

@@ -175,8 +175,8 @@ def one_line(box: str) -> str:
         return f"{found[2]} = {found[1]} is not allowed: must be one of {allowed}"
     if found := re.match(r"Missing value for argument '(.*)'\. Expected (\d+)", message):
         return f"setting {found[1]} misses a value: it takes {found[2]}"
-    if found := re.match(r"Error parsing (--\S+): .*(int|float).*'(.*)'", message):
-        kind = {"int": "a whole number", "float": "a number"}[found[2]]
+    if found := re.match(r"(?i)Error parsing (--\S+): .*\b(int|float)\b.*'(.*)'", message):
+        kind = {"int": "a whole number", "float": "a number"}[found[2].lower()]
         return f"{found[1]} = {found[3]} is not allowed: must be {kind}"
     if found := re.match(r"Error parsing (--\S+): Could not parse arguments \[(.*)\]", message):
         values = found[2].replace("'", "")
@@ -259,7 +259,13 @@ def evaluate_command(arguments: list[str]) -> int:
         import numpy as np
 
         arrays = api.trajectories(episodes, flyer)
-        write(given.trajectories, lambda path: np.savez_compressed(path, **arrays))
+
+        # To an open file, for numpy adds `.npz` to a name that does not end so.
+        def save(path: Path) -> None:
+            with path.open("wb") as file:
+                np.savez_compressed(file, **arrays)
+
+        write(given.trajectories, save)
     return 0
 
 
@@ -439,6 +445,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader, `head` perhaps, has seen enough; Python would complain again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        print(f"jaxqmix: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("\njaxqmix: stopped", file=sys.stderr)
         sys.exit(130)

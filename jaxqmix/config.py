@@ -31,6 +31,19 @@ def _finite(setting: str, value: float) -> None:
     require(math.isfinite(value), setting, value, "must be a finite number")
 
 
+NUMBERS = {"int": (int, "a whole number, of type int"), "float": (int | float, "a number")}
+
+
+def _check_types(section: str, settings: Any) -> None:
+    """Raises `ConfigError` on a number of another type than its field's; tells numpy's apart."""
+    for item in dataclasses.fields(settings):
+        value, kind = getattr(settings, item.name), item.type.removesuffix(" | None")
+        if kind in NUMBERS and not (value is None and kind != item.type):
+            types, allowed = NUMBERS[kind]
+            right = isinstance(value, types) and not isinstance(value, bool)
+            require(right, f"{section}.{item.name}", repr(value), f"must be {allowed}")
+
+
 def _at_least(setting: str, value: float, minimum: float) -> None:
     _finite(setting, value)
     require(value >= minimum, setting, value, f"must be at least {minimum}")
@@ -47,7 +60,9 @@ def _probability(setting: str, value: float) -> None:
 
 
 def _range(setting: str, value: Range, low: float, high: float) -> None:
-    require(len(value) == 2, setting, value, "must be two numbers, lowest and highest")
+    pair = isinstance(value, tuple) and len(value) == 2
+    pair = pair and all(isinstance(number, int | float) for number in value)
+    require(pair, setting, value, "must be a pair of numbers, lowest and highest")
     for number in value:
         _finite(setting, number)
     require(value[0] <= value[1], setting, value, "the first number must not exceed the second")
@@ -101,6 +116,7 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         """Raises `ConfigError` on the first impossible value."""
+        _check_types("env", self)
         require(1 <= self.drones <= 100, "env.drones", self.drones, "must lie between 1 and 100")
         for name in ("city_width", "city_length", "cell_size", "climb", "cruise_speed"):
             _positive(f"env.{name}", getattr(self, name))
@@ -114,12 +130,18 @@ class EnvConfig:
         for name in ("city_width", "city_length"):
             cells = getattr(self, name) / self.cell_size
             require(
-                abs(cells - round(cells)) < 1e-6,
+                cells <= MOST_CELLS and abs(cells - round(cells)) < 1e-6,
                 f"env.{name}",
                 getattr(self, name),
-                f"must be a multiple of env.cell_size = {self.cell_size:g}",
+                f"must be a multiple of env.cell_size = {self.cell_size:g}, and at most "
+                f"{MOST_CELLS} cells",
             )
-        _at_least("env.horizon", self.horizon, 1)
+        require(
+            1 <= self.horizon <= LONGEST,
+            "env.horizon",
+            self.horizon,
+            f"must lie between 1 and {LONGEST}",
+        )
         require(
             0 <= self.no_fly_zones <= 16,
             "env.no_fly_zones",
@@ -184,6 +206,8 @@ class EnvConfig:
         return self.rows // self.start_spacing, self.columns // self.start_spacing
 
 
+MOST_CELLS, LONGEST = 10_000, 100_000
+"""Cells of a city's side, and env steps of an episode: more would not fit into 32-bit numbers."""
 FOOTPRINT_RADIUS = 100.0
 """Footprint radius at the ground, metres."""
 FOOTPRINT_ALTITUDE = 500.0
@@ -220,6 +244,7 @@ class RewardConfig:
     """Cost of a move; hovering is free."""
 
     def __post_init__(self) -> None:
+        _check_types("domain.reward", self)
         for item in dataclasses.fields(self):
             _at_least(f"domain.reward.{item.name}", getattr(self, item.name), 0.0)
 
@@ -293,13 +318,15 @@ class LearnerConfig:
     double_q: bool = True
     """Choose the bootstrap action with the online network and value it with the target network."""
     average_decay: float = 0.99
-    """Per-call decay of the averaged weights that evaluation uses; 0 uses the raw ones."""
+    """Per-call decay of the averaged weights that evaluation uses; 0 uses the raw ones. The first
+    calls are forgotten sooner."""
     epochs: int = 1
     """Passes over the batch per learner call."""
     minibatches: int = 8
     """Gradient steps per pass."""
 
     def __post_init__(self) -> None:
+        _check_types("learner", self)
         for name, allowed in (("network", ("mlp", "gru")), ("mixer", ("qmix", "vdn", "iql"))):
             value = getattr(self, name)
             require(value in allowed, f"learner.{name}", value, f"must be one of {allowed}")
@@ -331,6 +358,7 @@ class ReplayConfig:
     """Sequences drawn per learner call."""
 
     def __post_init__(self) -> None:
+        _check_types("replay", self)
         for name in ("capacity", "warmup", "batch"):
             _at_least(f"replay.{name}", getattr(self, name), 1)
         require(
@@ -371,6 +399,7 @@ class TrainingConfig:
     """Multiplies epsilon after each episode; replaces the linear decay when given."""
 
     def __post_init__(self) -> None:
+        _check_types("training", self)
         modes = ("online", "replay")
         require(self.mode in modes, "training.mode", self.mode, f"must be one of {modes}")
         for name in ("env_steps", "swarms", "rollout", "epsilon_decay_steps"):
@@ -410,6 +439,7 @@ class EvaluationConfig:
     """Success criterion: coverage must reach this."""
 
     def __post_init__(self) -> None:
+        _check_types("evaluation", self)
         for name in ("every_episodes", "episodes", "final_episodes"):
             _at_least(f"evaluation.{name}", getattr(self, name), 1)
         require(
@@ -431,6 +461,7 @@ class CheckpointConfig:
     """How many `latest` checkpoints to keep."""
 
     def __post_init__(self) -> None:
+        _check_types("checkpoint", self)
         _at_least("checkpoint.every_episodes", self.every_episodes, 1)
         _at_least("checkpoint.keep", self.keep, 1)
 
@@ -460,18 +491,32 @@ class RunConfig:
             "must pay for one rollout of all swarms: training.swarms x training.rollout = "
             f"{self.chunk_steps} env steps",
         )
-        sequences = training.swarms if training.mode == "online" else self.replay.batch
+        require(
+            training.rollout <= self.env.horizon,
+            "training.rollout",
+            training.rollout,
+            f"must be at most env.horizon = {self.env.horizon}: episodes begin between rollouts",
+        )
+        online = training.mode == "online"
+        sequences = training.swarms if online else self.replay.batch
         require(
             sequences % learner.minibatches == 0,
-            "learner.minibatches",
-            learner.minibatches,
-            f"must divide the {sequences} sequences of a batch",
+            "training.swarms" if online else "replay.batch",
+            sequences,
+            f"must be a multiple of learner.minibatches = {learner.minibatches}",
         )
         require(
-            training.mode == "online" or self.replay.capacity >= training.swarms,
+            online or self.replay.capacity >= training.swarms,
             "replay.capacity",
             self.replay.capacity,
             f"must hold one rollout of training.swarms = {training.swarms}",
+        )
+        flown = self.chunks * training.swarms
+        require(
+            online or self.replay.warmup <= flown,
+            "replay.warmup",
+            self.replay.warmup,
+            f"must be at most the {flown} sequences that the run flies",
         )
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console as Terminal
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -68,7 +69,7 @@ class Console(Listener):
         self._config = config
         env, training = config.env, config.training
         self._say(
-            f"[bold]{config.preset}[/bold]: {env.drones} drones, "
+            f"[bold]{escape(config.preset)}[/bold]: {env.drones} drones, "
             f"{env.city_width / 1000:g} x {env.city_length / 1000:g} km of {env.cell_size:g} m "
             f"cells, horizon {env.horizon}; {config.learner.mixer}, {training.mode}, "
             f"{training.swarms} swarms, {config.budget:,} env steps, seed {training.seed}"
@@ -113,7 +114,7 @@ class Console(Listener):
     def stopping(self) -> None:
         """Says that the wish to stop was heard."""
         if self._bar is not None:
-            self._bar.doing = "stopping after this rollout; Ctrl-C again stops at once"
+            self._bar.doing = "finishing what is begun; Ctrl-C again stops at once"
 
     def _say(self, text: str) -> None:
         """Prints a line; a log keeps it whole."""
@@ -129,7 +130,9 @@ class Console(Listener):
 
     def finished(self) -> None:
         """Says where everything is."""
-        self._say(f"checkpoints, metrics, curves.png and replay.gif are in {self._out}")
+        self._say(
+            f"checkpoints, metrics, curves.png and replay.gif are in {escape(str(self._out))}"
+        )
 
     def stopped(self, step: int) -> None:
         """Says how to go on."""
@@ -218,7 +221,7 @@ def show_runs(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> No
     def add(name: str, report: dict[str, Any] | None) -> None:
         figures = [form.format(report[metric]) if report else "-" for metric, form in forms.items()]
         passed = report is not None and all(report["success"].values())
-        table.add_row(name, *figures, "yes" if passed else "no")
+        table.add_row(escape(name), *figures, "yes" if passed else "no")
 
     for label, same in groups(runs).items():
         for run in same:

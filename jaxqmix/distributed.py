@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +23,11 @@ SWARMS = "swarms"
 """The axis over which swarms, episodes and stored sequences are spread."""
 SPREAD, COPIED = PartitionSpec(SWARMS), PartitionSpec()
 """Arrays whose leading axis is spread over the devices, and arrays that each device holds."""
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Where Linux tells what a container may use, in bytes: control groups of version 2 and 1."""
 
 
 def use_all_cores() -> None:
@@ -51,20 +57,28 @@ def keep_freed_memory() -> None:
     if mallopt is None:
         return
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # of malloc.h
-    mallopt(mmap_threshold, 2**30)
+    # An older glibc refuses more than 2**25; unset, the threshold would be frozen at 128 KiB.
+    if not mallopt(mmap_threshold, 2**30):
+        mallopt(mmap_threshold, 2**25)
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(top_pad, 2**28)
 
 
-def device_memory() -> int | None:
-    """Bytes of memory of all devices together, or None where nobody tells."""
-    devices = jax.local_devices()
+def device_memory(devices: Sequence[jax.Device]) -> int | None:
+    """Bytes of memory of the devices together, or None where nobody tells."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
     if all(limits):
         return sum(limits)
-    if devices[0].platform == "cpu" and hasattr(os, "sysconf"):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
+    return host_memory() if devices[0].platform == "cpu" else None
+
+
+def host_memory(limits: Sequence[Path] = CONTAINER_LIMITS) -> int | None:
+    """Bytes of the machine's memory, or of what a container may use where that is less."""
+    texts = [file.read_text(encoding="utf-8").strip() for file in limits if file.exists()]
+    found = [int(text) for text in texts if text.isdigit()]
+    if hasattr(os, "sysconf"):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(found, default=None)
 
 
 def make_mesh(fits: Callable[[int], bool]) -> Mesh:

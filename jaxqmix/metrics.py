@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import struct
+import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,17 +60,21 @@ class MetricsWriter:
             for report in read(run)
             if report["env_steps"] <= env_steps and not report.get("final")
         ]
-        for name in (LINES, "training.csv", "evaluation.csv"):
-            (run / name).write_text("", encoding="utf-8")
-        for report in kept:
-            self._append(report)
+        # Written beside the old files: whoever stops this loses nothing.
+        with tempfile.TemporaryDirectory(prefix=".metrics-", dir=run) as folder:
+            new = Path(folder)
+            for report in kept:
+                self._append(report, new)
+            for name in (LINES, "training.csv", "evaluation.csv"):
+                (new / name).touch()
+                (new / name).replace(run / name)
 
-    def _append(self, report: dict[str, Any]) -> None:
-        with (self._run / LINES).open("a", encoding="utf-8") as file:
+    def _append(self, report: dict[str, Any], folder: Path) -> None:
+        with (folder / LINES).open("a", encoding="utf-8") as file:
             file.write(json.dumps(report) + "\n")
         kind = report["kind"]
         columns = self._columns.setdefault(kind, cells(report))
-        with (self._run / f"{kind}.csv").open("a", newline="", encoding="utf-8") as file:
+        with (folder / f"{kind}.csv").open("a", newline="", encoding="utf-8") as file:
             # A run of an older version that resumes may report more than its table has room for.
             writer = csv.DictWriter(file, columns, extrasaction="ignore")
             if file.tell() == 0:
@@ -78,7 +83,7 @@ class MetricsWriter:
 
     def write(self, report: dict[str, Any]) -> None:
         """Writes one report everywhere."""
-        self._append(report)
+        self._append(report, self._run)
         figures = {
             f"{report['kind']}/{name}": value
             for name, value in numbers(report).items()
@@ -106,8 +111,9 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
         from tensorboardX.summary import hparams
 
-        purge = env_steps + 1 if env_steps else None
-        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge)
+        log = run / "tensorboard"
+        purge = env_steps + 1 if log.exists() else None
+        self._writer = SummaryWriter(str(log), purge_step=purge)
         if env_steps == 0:
             compared = {f"evaluation/{name}": 0.0 for name in COMPARED}
             settings = flat_settings(config)
@@ -194,7 +200,11 @@ def import_wandb(project: str) -> Any:
 
 def check_writable(setting: str, path: Path) -> None:
     """Raises `ConfigError` when a file or a folder cannot be created or written."""
-    place = next(each for each in (path, *path.absolute().parents) if each.exists())
+    try:
+        place = next((each for each in (path, *path.absolute().parents) if each.exists()), None)
+    except OSError as error:
+        raise ConfigError(f"{setting} = {path} is not allowed: {error.strerror}") from None
+    require(place is not None, setting, path, "there is no such drive")
     fits = place.is_dir() or place == path
     require(fits and os.access(place, os.W_OK), setting, path, f"{place} is not open for writing")
 
@@ -233,14 +243,17 @@ def as_table(settings: dict[str, Any]) -> str:
 
 
 def read(run: Path) -> list[dict[str, Any]]:
-    """All reports of a run, oldest first; a last line cut short by a crash is left out."""
+    """All reports of a run, oldest first, up to a line that a crash cut short or damaged."""
     path = run / LINES
     if not path.is_file():
         return []
     reports = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            reports.append(json.loads(line))
+            report = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(report, dict) or not {"kind", "env_steps"} <= report.keys():
+            break
+        reports.append(report)
     return reports

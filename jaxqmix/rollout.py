@@ -28,7 +28,7 @@ from jaxqmix.types import (
 )
 
 MISSION_SUCCESS = 0.95
-"""Coverage that makes a mission a success."""
+"""Coverage that makes a mission a success, unless it ends earlier."""
 
 
 @record
@@ -101,7 +101,11 @@ def count_step(tally: Tally, timestep: Timestep, config: EnvConfig) -> Tally:
 
 
 def episode_metrics(tally: Tally, config: EnvConfig) -> dict[str, jax.Array]:
-    """The metrics of one episode, each a float32 scalar; a mission succeeds at 95 % coverage."""
+    """The metrics of one episode, each a float32 scalar.
+
+    A mission succeeds at 95 % coverage, or at its `coverage_target` where that is less.
+    """
+    enough = min(MISSION_SUCCESS, config.coverage_target)
     drone_steps = jnp.maximum(tally.length * config.drones, 1)
     return {
         "collision_rate": tally.collisions / drone_steps,
@@ -110,7 +114,7 @@ def episode_metrics(tally: Tally, config: EnvConfig) -> dict[str, jax.Array]:
         "coverage": tally.coverage,
         "return": tally.total_reward,
         "t90": tally.t90.astype(jnp.float32),
-        "mission_success": (tally.coverage >= MISSION_SUCCESS).astype(jnp.float32),
+        "mission_success": (tally.coverage >= enough).astype(jnp.float32),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -169,7 +168,7 @@ class Run:
         self.trainer: Trainer = make_trainer(config)
         self.step, self.state = restore(folder, self.trainer) if resume else (0, None)
         memory = memory_needed(self.trainer)
-        require_memory(memory, device_memory(), config)
+        require_memory(memory, device_memory(self.trainer.mesh.devices.flat), config)
         listener.begun(config, self.step, memory)
         if self.state is None:
             self.state = self.trainer.initialise(config.training.seed)
@@ -185,6 +184,7 @@ class Run:
 
     def _open_metrics(self, wandb: str | None, resume: bool) -> MetricsWriter:
         config, folder = self.config, self.folder
+        existed = folder.exists()
         make_folder(folder, config)
         boards: list[Board] = []
         try:
@@ -192,7 +192,9 @@ class Run:
                 boards.append(WeightsAndBiases(wandb, folder, config))
         except BaseException:
             if not resume:
-                shutil.rmtree(folder)
+                (folder / SETTINGS).unlink()
+            if not existed:
+                folder.rmdir()
             raise
         boards.append(TensorBoard(folder, config, self.env_steps))
         return MetricsWriter(folder, boards, self.env_steps)
@@ -234,7 +236,8 @@ class Run:
             self.state, metrics = self.trainer.chunk(self.state)
             self.step += 1
             pending.append(metrics)
-            jax.block_until_ready(pending[-AHEAD:][0])
+            if len(pending) >= AHEAD:
+                jax.block_until_ready(pending[-AHEAD])
             self.listener.advanced(self.step)
             if self.step % every_report == 0 or self.step == config.chunks:
                 figures = jax.device_get(pending)
@@ -278,7 +281,7 @@ class Run:
         self.metrics.write(report)
         if report["return"] > self.best:
             self.best = report["return"]
-            self.checkpoints.save("best", self.step, self.state, self.best)
+            self.checkpoints.save("best", self.step, self.state)
         self.listener.evaluated(report)
 
     def _evaluation_report(

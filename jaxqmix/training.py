@@ -233,7 +233,7 @@ def learner_calls(config: RunConfig) -> int:
     if config.training.mode == "online":
         return config.chunks
     waiting = (config.replay.warmup - 1) // config.training.swarms
-    return max(1, config.chunks - waiting)
+    return config.chunks - waiting
 
 
 def memory_needed(trainer: Trainer) -> dict[str, int]:
@@ -321,7 +321,7 @@ def train_chunk(
       The new state, and metrics: the learner's, sums over the episodes that ended, and epsilon.
     """
     training, horizon = config.training, config.env.horizon
-    keys = jax.random.split(jax.random.wrap_key_data(state.key), 3)
+    keys = jax.random.split(jax.random.wrap_key_data(state.key))
     refresh_key, rollout_key, *learner_keys = jax.random.split(own_key(keys[0], axis), 4)
     # In float32, for env steps may outgrow int32.
     flown = state.chunks.astype(jnp.float32) * config.chunk_steps

@@ -4,10 +4,14 @@ import dataclasses
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxqmix import api, cli, compilation, presets
+from jaxqmix.config import ConfigError
+from jaxqmix.metrics import check_writable
 from jaxqmix.presets import preset
 from jaxqmix.validate import MISSION
 
@@ -44,6 +48,10 @@ def refused(capsys, *arguments: str) -> str:
         (["train", "quick", "--env-steps", "639"], ["training.env_steps = 639", "640"]),
         (["train", "quick", "--episodes", "0"], ["training.episodes = 0"]),
         (["train", "quick", "--seed", "1e3"], ["--training.seed = 1e3", "a whole number"]),
+        (["train", "quick", "--episodes", "1e3"], ["--training.episodes = 1e3", "a whole number"]),
+        (["evaluate", "nowhere", "--drones", "x"], ["--drones = x", "a whole number"]),
+        (["train", "quick", "--env.horizon", "3000000000"], ["env.horizon = 3000000000"]),
+        (["train", "quick", "--env.city-width", "1e9"], ["env.city_width = 1000000000", "cells"]),
         (["train", "quick", "--env.city-width", "x"], ["--env.city-width = x", "a number"]),
         (["train", "quick", "--env.drones"], ["--env.drones misses a value"]),
         (["train", "quick", "--domain.packet-loss", "0.1"], ["packet-loss misses a value", "2"]),
@@ -106,6 +114,37 @@ def test_places_that_cannot_be_written_are_refused_before_work(
     assert f"{arguments[-2].lstrip('-')} = {arguments[-1]} is not allowed" in error
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "quick", "--out", "x" * 300],
+        ["evaluate", "nowhere", "--json", "x" * 300],
+        ["plot", "x" * 300],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_names_that_the_system_refuses_get_one_line(capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert "too long" in refused(capsys, *arguments)
+
+
+def test_folders_that_may_not_be_searched_get_one_line(monkeypatch, tmp_path):
+    """As below another user's home."""
+
+    def forbidden(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", forbidden)
+    with pytest.raises(ConfigError, match=r"out = .* is not allowed: Permission denied"):
+        check_writable("out", tmp_path / "run")
+
+
+def test_a_drive_that_is_not_there_gets_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    with pytest.raises(ConfigError, match=r"out = .* is not allowed: there is no such drive"):
+        check_writable("out", tmp_path / "run")
 
 
 def test_used_and_foreign_folders_are_refused(capsys, tmp_path, monkeypatch):
@@ -205,12 +244,13 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback():
 def test_planners_are_evaluated_from_a_preset(capsys, tmp_path):
     import json
 
-    report = tmp_path / "report.json"
+    report, flights = tmp_path / "report.json", tmp_path / "flights.NPZ"
+    files = ["--json", str(report), "--trajectories", str(flights)]
     with pytest.raises(SystemExit) as stop:
-        cli.main(
-            ["evaluate", "quick", "--planner", "random", "--episodes", "3", "--json", str(report)]
-        )
+        cli.main(["evaluate", "quick", "--planner", "random", "--episodes", "3", *files])
     assert stop.value.code == 0
+    assert np.load(flights)["positions"].shape == (3, 101, 5, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flights.NPZ", "report.json"]
     found = json.loads(report.read_text())
     assert found["policy"] == "random" and found["episodes"] == 3 and found["drones"] == 5
     assert found["coverage_ci95"][0] <= found["coverage"] <= found["coverage_ci95"][1]

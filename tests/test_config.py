@@ -7,6 +7,7 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 
 from jaxqmix.config import (
@@ -40,10 +41,10 @@ NOT_A_NUMBER, INFINITE = float("nan"), float("inf")
 
 BAD = {
     "env.drones": (0, -1, 101),
-    "env.city_width": (0.0, -1000.0, NOT_A_NUMBER, INFINITE, 1010.0),
+    "env.city_width": (0.0, -1000.0, NOT_A_NUMBER, INFINITE, 1010.0, 200_020.0),
     "env.city_length": (0.0, -1000.0, NOT_A_NUMBER, INFINITE, 990.0),
     "env.cell_size": (0.0, -20.0, NOT_A_NUMBER, INFINITE, 250.1, 1000.0, 5000.0),
-    "env.horizon": (0, -100),
+    "env.horizon": (0, -100, 100_001),
     "env.no_fly_zones": (-1, 17),
     "env.sensing": ("radar", ""),
     "env.coverage_target": (0.0, -0.5, NOT_A_NUMBER, INFINITE),
@@ -177,14 +178,51 @@ def test_smallest_budgets_are_allowed():
 
 def test_sections_must_agree():
     """Minibatches divide the batch, and the store holds a rollout."""
-    with pytest.raises(ConfigError, match=r"learner\.minibatches = 3 .*64 sequences"):
+    with pytest.raises(ConfigError, match=r"training\.swarms = 64 .*minibatches = 3"):
         RunConfig(learner=LearnerConfig(minibatches=3))
     replay = TrainingConfig(mode="replay")
-    with pytest.raises(ConfigError, match=r"learner\.minibatches = 8 .*30 sequences"):
+    with pytest.raises(ConfigError, match=r"replay\.batch = 30 .*minibatches = 8"):
         RunConfig(training=replay, replay=ReplayConfig(batch=30))
     with pytest.raises(ConfigError, match=r"replay\.capacity = 32 .*64"):
         RunConfig(training=replay, replay=ReplayConfig(capacity=32, warmup=8))
     RunConfig(replay=ReplayConfig(capacity=32, warmup=8, batch=30))
+
+
+def test_a_run_must_be_able_to_learn():
+    """Episodes begin between rollouts, and a store that never gets warm teaches nothing."""
+    with pytest.raises(ConfigError, match=r"training\.rollout = 101 .*env\.horizon = 100"):
+        RunConfig(training=TrainingConfig(rollout=101))
+    RunConfig(training=TrainingConfig(rollout=100))
+    short = TrainingConfig(mode="replay", env_steps=4 * 640 - 1)
+    with pytest.raises(ConfigError, match=r"replay\.warmup = 193 .*at most the 192 sequences"):
+        RunConfig(training=short, replay=ReplayConfig(warmup=193))
+    RunConfig(training=short, replay=ReplayConfig(warmup=192))
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("env", "drones", 5.0),
+        ("env", "horizon", True),
+        ("env", "city_width", "1000"),
+        ("training", "seed", np.int64(1)),
+        ("training", "episodes", 2.5),
+        ("domain.reward", "area", None),
+    ],
+)
+def test_numbers_of_another_type_are_refused(section, name, value):
+    """They would fail later: in shapes, or when the settings are written as JSON."""
+    with pytest.raises(
+        ConfigError, match=re.escape(f"{section}.{name} = {value!r} is not allowed")
+    ):
+        SECTIONS[section](**{name: value})
+
+
+@pytest.mark.parametrize("value", [5.0, ("a", 1.0), None])
+def test_ranges_are_pairs(value):
+    """One number alone is not taken for both ends."""
+    with pytest.raises(ConfigError, match=r"domain\.wind_speed = .* must be a pair of numbers"):
+        DomainConfig(wind_speed=value)
 
 
 def test_grid_has_rows_along_y():

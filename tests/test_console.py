@@ -7,6 +7,7 @@ from rich.console import Console as Terminal
 
 from jaxqmix import console
 from jaxqmix.presets import preset
+from jaxqmix.render.curves import Record
 
 REPORT = {
     "episodes": 12_345.0,
@@ -52,6 +53,16 @@ def show_fixture(monkeypatch, tmp_path):
         return written.getvalue()
 
     return show
+
+
+def test_names_are_no_markup(show, tmp_path, monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(console, "Terminal", lambda **_: Terminal(file=written, width=80))
+    console.Console(tmp_path / "x[/y]").finished()
+    assert "x[/y]" in written.getvalue()
+    run = Record("quick[vdn]", {"training": {}}, [], None)
+    console.show_runs([run], {})
+    assert "quick[vdn]" in written.getvalue()
 
 
 def test_the_figures_of_a_report_fit_80_columns():

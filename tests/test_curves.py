@@ -132,3 +132,16 @@ def test_folders_without_a_run_are_refused(tmp_path):
     (folder / "evaluation.json").write_text("{")
     with pytest.raises(ConfigError, match=r"run = .*a is not allowed"):
         load_runs([folder])
+    for index, settings in enumerate(("[]", "null", '{"learner": {"dropout": 0.1}}')):
+        folder = write_run(tmp_path / str(index))
+        (folder / "config.json").write_text(settings)
+        with pytest.raises(ConfigError, match=rf"run = .*{index} is not allowed"):
+            load_runs([folder])
+
+
+def test_settings_that_a_run_does_not_know_have_their_defaults(tmp_path):
+    old, new = write_run(tmp_path / "old"), write_run(tmp_path / "new", seed=1)
+    (old / "config.json").write_text('{"preset": "quick"}')
+    runs = load_runs([old, new])
+    assert len(groups(runs)) == 1
+    plot_runs(runs, tmp_path / "both.png")

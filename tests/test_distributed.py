@@ -11,6 +11,7 @@ from jaxqmix.config import LearnerConfig
 from jaxqmix.distributed import (
     COPIED,
     SWARMS,
+    host_memory,
     keep_freed_memory,
     make_mesh,
     on_each_device,
@@ -26,19 +27,23 @@ from jaxqmix.types import Sequences
 
 
 class Library:
-    """A C library that notes what malloc is told."""
+    """A C library that notes what malloc is told, and refuses a threshold beyond a limit."""
 
-    def __init__(self):
-        self.told = {}
+    def __init__(self, limit=2**30):
+        self.told, self.limit = {}, limit
 
     def mallopt(self, name, value):
+        if name == -3 and value > self.limit:
+            return 0
         self.told[name] = value
+        return 1
 
 
 @pytest.mark.parametrize(
     ("platform", "library", "told"),
     [
         ("linux", Library(), {-3: 2**30, -1: 2**31 - 1, -2: 2**28}),
+        ("linux", Library(2**25), {-3: 2**25, -1: 2**31 - 1, -2: 2**28}),
         ("linux", object(), None),  # another malloc
         ("darwin", Library(), {}),
         ("win32", Library(), {}),
@@ -49,6 +54,15 @@ def test_freed_memory_is_kept_where_malloc_knows_how(platform, library, told, mo
     monkeypatch.setattr("ctypes.CDLL", lambda _: library)
     keep_freed_memory()
     assert getattr(library, "told", None) == told
+
+
+def test_a_container_may_have_less_memory_than_its_machine(tmp_path):
+    machine = host_memory(())
+    (tmp_path / "none").write_text("max\n")
+    (tmp_path / "some").write_text(f"{10**6}\n")
+    nothing = [tmp_path / "none", tmp_path / "missing"]
+    assert host_memory(nothing) == machine
+    assert host_memory([*nothing, tmp_path / "some"]) == 10**6
 
 
 if len(jax.devices()) < 2:

@@ -113,6 +113,40 @@ def test_a_resumed_run_drops_what_it_will_report_again(tmp_path):
     assert read(tmp_path) == kept
 
 
+@pytest.mark.parametrize("end", [b'{"kind": "train', b"null\n", b"{}\n", b"\xff\xfe\n"])
+def test_reports_before_a_damaged_line_are_read(end, tmp_path):
+    writer = MetricsWriter(tmp_path, [])
+    writer.write(training(640))
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(end)
+    assert read(tmp_path) == [training(640)]
+
+
+def test_a_stop_while_a_run_resumes_loses_no_report(tmp_path, monkeypatch):
+    writer = MetricsWriter(tmp_path, [])
+    for step in (640, 1280):
+        writer.write(training(step))
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+
+    def stop(self, report, folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MetricsWriter, "_append", stop)
+    with pytest.raises(KeyboardInterrupt):
+        MetricsWriter(tmp_path, [], env_steps=640)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_begun_anew_hides_its_first_attempt(tmp_path):
+    """It was killed before its first checkpoint, and resumes at step 0."""
+    for loss in (1.0, 2.0):
+        board = TensorBoard(tmp_path, CONFIG)
+        board.figures({"training/loss": loss}, 640)
+        board.close()
+    starts = [event for event in events(tmp_path) if event.session_log.status]
+    assert [event.step for event in starts] == [1]
+
+
 class FakeRun:
     """A run of Weights & Biases that remembers what it is told."""
 

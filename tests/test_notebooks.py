@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent.parent / "notebooks"
 BUDGETS = {
     "01_quickstart": {"ENV_STEPS": 1280, "EPISODES": 4},
     "02_environment": {"EPISODES": 2, "FLIGHTS": 1},
-    "03_training": {"ENV_STEPS": 800, "SWARMS": 8, "SEEDS": 2, "EPISODES": 2},
+    "03_training": {"ENV_STEPS": 2560, "SWARMS": 8, "SEEDS": 2, "EPISODES": 2},
     "04_scaling": {"SWARMS": (1, 4), "DRONES": (2,), "STEPS": 5, "REPEATS": 2},
 }
 """What replaces the first code cell of each notebook."""

@@ -64,6 +64,17 @@ def test_an_episode_is_counted_by_hand():
     })  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("target", "coverage", "success"),
+    [(1.0, 0.94, 0), (1.0, 0.96, 1), (0.95, 0.96, 1), (0.8, 0.81, 1), (0.8, 0.79, 0)],
+)
+def test_a_mission_that_ends_earlier_succeeds_earlier(target, coverage, success, city_block):
+    config = dataclasses.replace(city_block, coverage_target=target)
+    reset = Timestep(None, None, None, None, jnp.float32(coverage), None)
+    found = episode_metrics(start_tally(reset, config), config)["mission_success"]
+    assert found == success
+
+
 def test_a_swarm_waits_where_its_mission_ended(city_block, rough):
     config = dataclasses.replace(city_block, coverage_target=0.6)
     policy = planner("random", config)

@@ -545,6 +545,50 @@ def test_what_resuming_may_change(tmp_path, section, name, value, fixed):
         checkpoints.check_settings(tmp_path, saved, asked)
 
 
+@pytest.fixture(name="of_another_version")
+def of_another_version_fixture(online_run, tmp_path):
+    """A run, and a function that changes the settings in all of its checkpoints."""
+    run = tmp_path / "run"
+    shutil.copytree(online_run[0], run)
+
+    def change(function):
+        for file in (run / "checkpoints").glob("*/*/about/metadata"):
+            about = json.loads(file.read_text())
+            function(about["config"])
+            file.write_text(json.dumps(about))
+
+    return run, change
+
+
+def test_a_checkpoint_with_a_setting_more_is_refused_by_its_name(of_another_version):
+    run, change = of_another_version
+    change(lambda config: config["learner"].update(dropout=0.1))
+    with pytest.raises(CheckpointError, match=r"another version .*: learner\.dropout = 0\.1"):
+        jaxqmix.load_policy(run)
+
+
+def test_a_setting_that_a_checkpoint_does_not_know_has_its_default(of_another_version):
+    run, change = of_another_version
+    change(lambda config: config["env"].pop("right_of_way"))
+    assert jaxqmix.load_policy(run).config == TINY
+    assert state_of(run, TINY)[0] == 12
+
+
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_run_that_a_board_refuses_leaves_the_folder_as_it_was(existed, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise ConfigError("wandb = swarms is not allowed: no API key configured")
+
+    monkeypatch.setattr(runner, "import_wandb", lambda _: None)
+    monkeypatch.setattr(runner, "WeightsAndBiases", refuse)
+    run = tmp_path / "run"
+    if existed:
+        run.mkdir()
+    with pytest.raises(ConfigError, match="no API key"):
+        train(TINY, run, wandb="swarms")
+    assert run.exists() == existed and not list(tmp_path.glob("run/*"))
+
+
 def test_another_number_of_devices_is_noticed(tmp_path):
     online, store = trainer_of(TINY), trainer_of(REPLAY)
     check_devices(tmp_path, online.mesh.size, online)

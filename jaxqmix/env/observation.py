@@ -261,7 +261,7 @@ def gains(
 
 
 def own_share(unseen: jax.Array, observed: jax.Array, config: EnvConfig) -> jax.Array:
-    """The two middle views less what is nearer to a known teammate, flat [N, 2 x side^2].
+    """The two middle views less what is nearer to a known teammate, flat [N, sum of side^2].
 
     Near the border between two drones the share falls smoothly, over about a block.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxqmix.config import ConfigError
+from jaxqmix.config import ConfigError, from_dict, to_dict
 from jaxqmix.metrics import FINAL, SETTINGS, read
 from jaxqmix.render.scene import HUES
 
@@ -65,12 +65,12 @@ def load_runs(folders: Sequence[Path]) -> list[Record]:
             records.append(
                 Record(
                     name,
-                    json.loads((folder / SETTINGS).read_text(encoding="utf-8")),
+                    to_dict(from_dict(json.loads((folder / SETTINGS).read_text("utf-8")))),
                     reports,
                     json.loads(final.read_text(encoding="utf-8")) if final.exists() else None,
                 )
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ConfigError(f"run = {folder} is not allowed: {error}") from None
     return records
 
