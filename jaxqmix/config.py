@@ -32,10 +32,14 @@ def _finite(setting: str, value: float) -> None:
 
 
 NUMBERS = {"int": (int, "a whole number, of type int"), "float": (int | float, "a number")}
+"""Types of fields that hold numbers: what their values must be, and how that is said."""
 
 
 def _check_types(section: str, settings: Any) -> None:
-    """Raises `ConfigError` on a number of another type than its field's; tells numpy's apart."""
+    """Raises `ConfigError` on a number of another type than its field's.
+
+    An integer of numpy is no `int`: settings are kept as JSON.
+    """
     for item in dataclasses.fields(settings):
         value, kind = getattr(settings, item.name), item.type.removesuffix(" | None")
         if kind in NUMBERS and not (value is None and kind != item.type):

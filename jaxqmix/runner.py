@@ -168,7 +168,7 @@ class Run:
         self.trainer: Trainer = make_trainer(config)
         self.step, self.state = restore(folder, self.trainer) if resume else (0, None)
         memory = memory_needed(self.trainer)
-        require_memory(memory, device_memory(self.trainer.mesh.devices.flat), config)
+        require_memory(memory, device_memory(list(self.trainer.mesh.devices.flat)), config)
         listener.begun(config, self.step, memory)
         if self.state is None:
             self.state = self.trainer.initialise(config.training.seed)
