@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 
-_CPU_OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+# The first would drop the barriers. The second makes one kernel of a small loop, and the process
+# aborts there on a barrier of several arrays (jax 0.12); without it nothing was slower.
+_CPU_OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting"}
 _ONCE_OPTIONS = {"xla_backend_optimization_level": 0}
 
 

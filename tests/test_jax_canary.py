@@ -1,8 +1,9 @@
-"""Watches for a JAX that computes wrong numbers without a word (jax-ml/jax#39103).
+"""Watches for a JAX that computes wrong numbers without a word, or that cannot compile a barrier.
 
 On CPU, some releases compile a vmapped matrix-vector product with a reduction wrongly: the rows
 after the 32,768th, where a row has three float32 numbers. jax 0.9.1 to 0.10.1 are wrong for sums
-and maxima, 0.10.2 for sums of squares as well; 0.7.2, 0.8.3, 0.9.0, 0.11.0 and 0.12.0 are right.
+and maxima, 0.10.2 for sums of squares as well; 0.7.2, 0.8.3, 0.9.0, 0.11.0 and 0.12.0 are right
+(jax-ml/jax#39103).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from jaxqmix.compilation import jit, materialise
 
 ROWS = 32_769
 
@@ -84,3 +87,16 @@ def test_closed_over_matrix():
     compiled, eager = np.asarray(jax.jit(function)(batch)), np.asarray(function(batch))
     np.testing.assert_array_equal(compiled, np.asarray(count) ** 2)
     np.testing.assert_array_equal(eager, compiled)
+
+
+def test_barriers_in_small_loops_compile():
+    """jax 0.12 aborts on them with XLA's pass `small-while-loop-hoisting`."""
+
+    def step(_, pair):
+        return materialise((pair[0] + 1, pair[1] * 2))
+
+    count, power = jit(lambda pair: jax.lax.fori_loop(0, 5, step, pair))(
+        (jnp.zeros(3), jnp.ones(3))
+    )
+    np.testing.assert_array_equal(count, 5)
+    np.testing.assert_array_equal(power, 32)
