@@ -168,6 +168,13 @@ COLOURS = {
 }  # fmt: skip
 
 
+def draw_figures(rows: list[dict[str, Any]], folder: Path, name: str) -> None:
+    """One figure for each kind of sensing among the presets."""
+    for sensing, ending in (("footprint", ""), ("probabilistic", "_probabilistic")):
+        if alike := [row for row in rows if preset(row["preset"]).env.sensing == sensing]:
+            draw(alike, folder / f"{name}{ending}.png")
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Learning curves with bands over seeds, and coverage over time against the planners."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -199,11 +206,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         flying.set(
             title=f"{name}: 256 unseen cities", xlabel="env step of the episode", ylim=(0, 1.02)
         )
-        for axes in (learning, flying):
+        for axes, free in ((learning, "lower right"), (flying, "center right")):
             axes.axhline(0.9, color="black", linewidth=0.6, linestyle=":")
             axes.set_ylabel("coverage")
             axes.grid(alpha=0.25)
-            axes.legend(frameon=False, fontsize=8, loc="lower right")
+            axes.legend(frameon=False, fontsize=8, loc=free)
     figure.savefig(path, dpi=110)
     print(f"wrote {path}")
 
@@ -254,7 +261,7 @@ def main() -> None:
             rows = merged(rows, results)
             save(arguments.name, rows, arguments.out)
             show_rows(rows)
-            draw(rows, arguments.out / f"{arguments.name}.png")
+            draw_figures(rows, arguments.out, arguments.name)
 
 
 if __name__ == "__main__":
