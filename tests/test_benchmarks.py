@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxqmix.config import ConfigError
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(
     path for path in FOLDER.glob("*.py") if '__name__ == "__main__"' in path.read_text()
@@ -144,7 +146,7 @@ def test_rows_of_other_settings_are_neither_lost_nor_mixed(missions, tmp_path):
 
 
 def test_settings_that_are_not_allowed_get_one_line(run, tmp_path, capsys):
-    with pytest.raises(Exception, match="drones") as found:
+    with pytest.raises(ConfigError) as found:
         run("environment.py", "--drones", "0", "--out", str(tmp_path))
     sys.excepthook(found.type, found.value, None)
     said = capsys.readouterr().err

@@ -55,7 +55,7 @@ def show_fixture(monkeypatch, tmp_path):
     return show
 
 
-def test_names_are_no_markup(show, tmp_path, monkeypatch):
+def test_names_are_no_markup(tmp_path, monkeypatch):
     written = io.StringIO()
     monkeypatch.setattr(console, "Terminal", lambda **_: Terminal(file=written, width=80))
     console.Console(tmp_path / "x[/y]").finished()

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from jaxqmix import planners
-from jaxqmix.city import finish_city, generate_city
+from jaxqmix.city import cell_centres, finish_city, generate_city
 from jaxqmix.config import ConfigError, DomainConfig, EnvConfig
 from jaxqmix.env import sensing, urban_grid
+from jaxqmix.planners import pursuit
+from jaxqmix.planners.lanes import Sweep
 from jaxqmix.types import HOVER, City, EnvParams, replace
 
 SENSIBLE = ("greedy", "voronoi", "lanes")
@@ -173,7 +175,7 @@ def test_way_around_a_cylinder():
     state = replace(state, city=city)
     start = jnp.array([[[200.0, 200.0], [200.0, 300.0]]] * 2)
     end = jnp.array([[[400.0, 200.0]]] * 2)
-    length = jax.jit(planners.way_length, static_argnums=3)(start, end, state, config)
+    length = jax.jit(pursuit.way_length, static_argnums=3)(start, end, state, config)
     radius = 60.0  # half a cell of margin
     tangent, angle = math.sqrt(100**2 - radius**2), math.acos(radius / 100)
     around = 2 * tangent + radius * (math.pi - 2 * angle)
@@ -190,8 +192,8 @@ def test_goals_by_brute_force():
     open_cells = np.random.default_rng(0).random((TOWN.rows, TOWN.columns)) < 0.3
     y, x = (np.arange(n) * 20.0 + 10 for n in (TOWN.rows, TOWN.columns))
     squared = np.stack([(x - px) ** 2 + (y[:, None] - py) ** 2 for px, py, _ in places])
-    memory = planners.initial_memory(TOWN)
-    nearest = jax.jit(planners.nearest_cells, static_argnums=(4, 5))
+    memory = pursuit.initial_memory(TOWN)
+    nearest = jax.jit(pursuit.nearest_cells, static_argnums=(4, 5))
     for territory in (False, True):
         goals = nearest(state, jnp.array(open_cells), memory, jnp.float32(60.0), territory, TOWN)
         left = open_cells.copy()
@@ -202,7 +204,7 @@ def test_goals_by_brute_force():
             assert allowed[tuple(goal)]
             assert squared[drone][tuple(goal)] == squared[drone][allowed].min()
             around = (x - x[goal[1]]) ** 2 + (y[:, None] - y[goal[0]]) ** 2
-            left &= around >= (planners.CLAIM * 60.0) ** 2
+            left &= around >= (pursuit.CLAIM * 60.0) ** 2
     nothing = jnp.zeros((TOWN.rows, TOWN.columns), bool)
     none = nearest(state, nothing, memory, jnp.float32(60.0), True, TOWN)
     assert (none == -1).all()
@@ -211,16 +213,16 @@ def test_goals_by_brute_force():
 def test_hopeless_cell_is_given_up_and_tried_again():
     config = dataclasses.replace(TOWN, drones=1)
     state = world(config, [[110.0, 110.0, 60.0]])
-    goal, memory = jnp.array([[10, 20]]), planners.initial_memory(config)
-    remember = jax.jit(planners.remember, static_argnums=3)
+    goal, memory = jnp.array([[10, 20]]), pursuit.initial_memory(config)
+    remember = jax.jit(pursuit.remember, static_argnums=3)
     given_up_after = None
-    for step in range(planners.PATIENCE + 5):
+    for step in range(pursuit.PATIENCE + 5):
         memory = remember(replace(state, time=jnp.int32(step)), goal, memory, config)
         if given_up_after is None and memory.given_up[10, 20] > step:
             given_up_after = step
-    assert given_up_after == planners.PATIENCE + 1  # the first step sets the goal
-    for step, left_alone in ((given_up_after + 1, True), (given_up_after + planners.RETRY, False)):
-        cells = planners.cells_to_see(replace(state, time=jnp.int32(step)), memory, config)
+    assert given_up_after == pursuit.PATIENCE + 1  # the first step sets the goal
+    for step, left_alone in ((given_up_after + 1, True), (given_up_after + pursuit.RETRY, False)):
+        cells = pursuit.cells_to_see(replace(state, time=jnp.int32(step)), memory, config)
         assert bool(cells[10, 20]) != left_alone
         assert bool(cells[10, 23])
 
@@ -228,9 +230,9 @@ def test_hopeless_cell_is_given_up_and_tried_again():
 @pytest.mark.parametrize("width, length", [(700.0, 460.0), (460.0, 700.0)])
 def test_lanes_cut_the_city_into_equal_parts(width, length):
     config = dataclasses.replace(TOWN, city_width=width, city_length=length)
-    sweep = planners.Sweep(config, jnp.float32(100.0))
+    sweep = Sweep(config, jnp.float32(100.0))
     assert sweep.lanes == 3  # 460 m in lanes of at most 200 m
-    y, x = planners.cell_centres(config)
+    y, x = cell_centres(config)
     along, across = sweep.split(x, y)
     order = np.asarray(sweep.order(along, sweep.lane(across)))
     parts = np.bincount((order // sweep.part_length).astype(int).ravel(), minlength=3)

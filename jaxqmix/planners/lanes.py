@@ -1,0 +1,219 @@
+"""The planner `lanes`: one long boustrophedon over the city, cut into a part for each drone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxqmix.city import cell_centres
+from jaxqmix.config import EnvConfig
+from jaxqmix.planners.pursuit import (
+    FRESH,
+    Memory,
+    argmin_cell,
+    cells_to_see,
+    goal_place,
+    goal_radius,
+    initial_memory,
+    nearest_cells,
+    pursue,
+)
+from jaxqmix.types import State, Timestep, record, replace
+
+LANE_FRESH = 0.75
+"""`pursuit.FRESH` within a lane, where it only turns the drone a little early."""
+LANE_WIDTH = 2.0
+"""Widest lane, in footprint radii."""
+OFF_LANE = 1.0
+"""Distance from a lane's centre that is flown back first, cells."""
+
+
+@record
+class LanesMemory:
+    """What a drone remembers of its sweep; orders are metres along the boustrophedon."""
+
+    common: Memory
+    part: jax.Array  # [N] int32, which part of the boustrophedon is this drone's
+    heading: jax.Array  # [N] float32, 1 towards the end of the part, -1 towards its beginning
+    progress: jax.Array  # [N] float32, order reached
+
+
+@dataclasses.dataclass(frozen=True)
+class Lanes:
+    """A boustrophedon in equal parts, swept in lanes as wide as the footprint."""
+
+    config: EnvConfig
+
+    def initial_memory(self) -> LanesMemory:
+        """No parts yet; they are given out at the first step."""
+        nothing = jnp.zeros(self.config.drones)
+        part = nothing.astype(jnp.int32)
+        return LanesMemory(initial_memory(self.config), part, nothing, nothing)
+
+    def __call__(self, key: jax.Array, state: State, timestep: Timestep, memory: LanesMemory):
+        """Actions [N] int32 and the new memory; see `Policy`."""
+        config, common = self.config, memory.common
+        radius = goal_radius(timestep, config)
+        open_cells = cells_to_see(state, common, config)
+        sweep = Sweep(config, radius)
+        first = hand_out(sweep, state.position[:, :2], common)
+        memory = jax.tree.map(lambda new, old: jnp.where(state.time == 0, new, old), first, memory)
+        goal, memory = next_on_lane(sweep, open_cells, memory)
+        place, memory = along_lane(sweep, state, goal, memory)
+        # Done, or something long stands across the lane; a teammate may be on the other side.
+        done = (goal[:, :1] < 0) | (state.time < common.blocked[:, None])
+        helped = nearest_cells(state, open_cells, common, radius, True, config)
+        goal = jnp.where(done, helped, goal)
+        place = jnp.where(done, goal_place(goal, config), place)
+        fresh = jnp.where(done, FRESH, LANE_FRESH)
+        available = timestep.observation.available
+        actions, common = pursue(state, available, goal, place, common, radius, fresh, config)
+        return actions, replace(memory, common=common)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """The boustrophedon over one city, in lanes along its longer side.
+
+    A place's order is how far along the boustrophedon it lies, metres.
+    """
+
+    config: EnvConfig
+    radius: jax.Array  # [], footprint radius, m
+
+    @property
+    def length(self) -> float:
+        """Length of a lane, metres."""
+        return max(self.config.city_length, self.config.city_width)
+
+    @property
+    def lanes(self) -> jax.Array:
+        """Number of lanes: as few as leave no gap; a whole float32."""
+        width = min(self.config.city_length, self.config.city_width)
+        return jnp.ceil(width / (LANE_WIDTH * self.radius))
+
+    @property
+    def lane_width(self) -> jax.Array:
+        """Distance between two lanes' centres, metres."""
+        return min(self.config.city_length, self.config.city_width) / self.lanes
+
+    @property
+    def part_length(self) -> jax.Array:
+        """A drone's share of the boustrophedon, metres."""
+        return self.lanes * self.length / self.config.drones
+
+    def split(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Coordinates along and across the lanes, metres."""
+        return (y, x) if self.config.city_length >= self.config.city_width else (x, y)
+
+    def join(self, along: jax.Array, across: jax.Array) -> jax.Array:
+        """Places [..., 2] from coordinates along and across, metres; swaps as `split` does."""
+        return jnp.stack(self.split(along, across), axis=-1)
+
+    def lane(self, across: jax.Array) -> jax.Array:
+        """Number of the lane, a whole float32."""
+        return jnp.clip(jnp.floor(across / self.lane_width), 0, self.lanes - 1)
+
+    def centre(self, lane: jax.Array) -> jax.Array:
+        """Coordinate across of a lane's centre, metres."""
+        return (lane + 0.5) * self.lane_width
+
+    def order(self, along: jax.Array, lane: jax.Array) -> jax.Array:
+        """Order of places in given lanes: odd lanes are flown backwards."""
+        return lane * self.length + jnp.where(lane % 2 == 0, along, self.length - along)
+
+    def place(self, order: jax.Array) -> jax.Array:
+        """Places [..., 2] of given order on the lanes' centres."""
+        lane = jnp.clip(jnp.floor(order / self.length), 0, self.lanes - 1)
+        along = order - lane * self.length
+        along = jnp.where(lane % 2 == 0, along, self.length - along)
+        return self.join(along, self.centre(lane))
+
+
+def hand_out(sweep: Sweep, place: jax.Array, common: Memory) -> LanesMemory:
+    """Gives drones at places [N, 2] their parts of the boustrophedon.
+
+    Parts go to the drones in their order across the lanes. A drone joins its part where it is
+    nearest and first flies to the end that is nearer, then to the other: all it flies twice is
+    the straight way back from that end.
+    """
+    along, across = sweep.split(place[:, 0], place[:, 1])
+    part = jnp.argsort(jnp.argsort(across)).astype(jnp.int32)
+    begin = part * sweep.part_length
+    end = begin + sweep.part_length
+    distance = jnp.sum(jnp.abs(jnp.stack([sweep.place(begin), sweep.place(end)]) - place), axis=-1)
+    heading = jnp.where(distance[1] < distance[0], 1.0, -1.0)
+    # Less a metre, for a part that ends with its lane.
+    first, last = jnp.floor(begin / sweep.length), jnp.floor((end - 1.0) / sweep.length)
+    order = sweep.order(along, jnp.clip(sweep.lane(across), first, last))
+    return LanesMemory(common, part, heading, jnp.clip(order, begin, end))
+
+
+def next_on_lane(
+    sweep: Sweep, open_cells: jax.Array, memory: LanesMemory
+) -> tuple[jax.Array, LanesMemory]:
+    """The first open cell ahead on every drone's part; with none ahead, the drone turns round.
+
+    Args:
+      sweep: the boustrophedon.
+      open_cells: [H, W] bool.
+      memory: parts, headings and progress.
+
+    Returns:
+      Row and column [N, 2] int32, -1 where the part is done; and the memory after turning.
+    """
+    y, x = cell_centres(sweep.config)
+    along, across = sweep.split(x, y)
+    order = sweep.order(along, sweep.lane(across))
+    part_of = jnp.where(open_cells, jnp.floor(order / sweep.part_length), -1.0)
+    whole = sweep.lanes * sweep.length
+
+    def first(_: None, drone: tuple) -> tuple[None, tuple]:
+        part, heading, progress = drone
+        ahead = heading * (order - progress)
+        # All that lies ahead comes before all that lies behind, which counts from the other end.
+        cost = jnp.where(ahead >= 0, ahead, 3 * whole - heading * order)
+        goal = argmin_cell(jnp.where(part_of == part, cost, jnp.inf))
+        turn = (goal[0] >= 0) & (cost[goal[0], goal[1]] > whole)
+        far_end = (part + (heading > 0)) * sweep.part_length
+        return None, (goal, jnp.where(turn, -heading, heading), jnp.where(turn, far_end, progress))
+
+    drones = (memory.part, memory.heading, memory.progress)
+    _, (goal, heading, progress) = jax.lax.scan(first, None, drones)
+    return goal, replace(memory, heading=heading, progress=progress)
+
+
+def along_lane(
+    sweep: Sweep, state: State, goal: jax.Array, memory: LanesMemory
+) -> tuple[jax.Array, LanesMemory]:
+    """Where to fly on the lane's centre to see the goals [N, 2]: places [N, 2] in metres, and the
+    memory with what the drones have passed."""
+    config = sweep.config
+    goal_along, goal_across = sweep.split(*goal_place(goal, config).T)
+    along, across = sweep.split(state.position[:, 0], state.position[:, 1])
+    lane = sweep.lane(goal_across)
+    centre = jnp.clip(sweep.centre(lane), goal_across - sweep.radius, goal_across + sweep.radius)
+    # What lies beside the drone on its lane is passed; a cell missed there waits for the way back.
+    own, target = (memory.heading * sweep.order(c, lane) for c in (along, goal_along))
+    passed = jnp.maximum(memory.heading * memory.progress, jnp.minimum(own, target))
+    on_lane = (sweep.lane(across) == lane) & (goal[:, 0] >= 0)
+    progress = jnp.where(on_lane, memory.heading * passed, memory.progress)
+    # A drone beside its lane first flies onto it, unless it is on the way around a cylinder.
+    beside = sweep.join(along, centre)
+    off = jnp.abs(across - centre) > OFF_LANE * config.cell_size
+    off &= ~near_cylinder(state, beside, config)
+    place = jnp.where(off[:, None], beside, sweep.join(goal_along, centre))
+    return place, replace(memory, progress=progress)
+
+
+def near_cylinder(state: State, place: jax.Array, config: EnvConfig) -> jax.Array:
+    """Whether places [N, 2] lie in or within a cell of a no-fly cylinder that reaches above the
+    drone."""
+    inside = jnp.zeros(place.shape[0], bool)
+    for cylinder in state.city.no_fly:
+        offset = place - cylinder[:2]
+        near = jnp.sum(offset**2, axis=-1) < (cylinder[2] + config.cell_size) ** 2
+        inside |= near & (state.position[:, 2] < cylinder[3])
+    return inside
