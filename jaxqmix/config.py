@@ -8,6 +8,7 @@ Lengths are in metres, angles do not occur, and a row of the grid is y, a column
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -256,7 +257,7 @@ class RewardConfig:
 @documented
 @dataclass(frozen=True)
 class DomainConfig:
-    """Ranges from which each swarm's world is drawn; equal ends fix a value."""
+    """Ranges from which each swarm's world is drawn; equal ends, or one number, fix a value."""
 
     building_density: Range = (0.7, 1.3)
     """Multiplies the share of built cells."""
@@ -277,6 +278,12 @@ class DomainConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
 
     def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if item.type == "Range" and number:
+                # One number is a range of equal ends.
+                object.__setattr__(self, item.name, (value, value))
         _range("domain.building_density", self.building_density, 0.0, 3.0)
         _range("domain.building_height", self.building_height, 0.0, 3.0)
         _range("domain.wind_speed", self.wind_speed, 0.0, 30.0)
@@ -523,6 +530,16 @@ class RunConfig:
             f"must be at most the {flown} sequences that the run flies",
         )
 
+    def replace(self, **settings: Any) -> RunConfig:
+        """A copy with some settings changed, by their names on the command line:
+
+            config.replace(**{"env.drones": 3, "domain.packet_loss": 0.3})
+
+        Raises:
+          ConfigError: on an unknown setting, or a value that is not allowed.
+        """
+        return replaced(self, settings)
+
     @property
     def chunk_steps(self) -> int:
         """Env steps of one rollout of all swarms."""
@@ -539,6 +556,49 @@ class RunConfig:
     def chunks(self) -> int:
         """Rollouts of all swarms, each with one learner call, in the budget."""
         return self.budget // self.chunk_steps
+
+
+def setting_names(config: Any, prefix: str = "") -> list[str]:
+    """Every setting of a config, such as `env.drones`."""
+    names = []
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        section = dataclasses.is_dataclass(value)
+        name = f"{prefix}{item.name}"
+        names += setting_names(value, f"{name}.") if section else [name]
+    return names
+
+
+def similar_setting(name: str, known: list[str]) -> str | None:
+    """The setting that a wrong name most likely meant, if any."""
+    same_end = [each for each in known if each.split(".")[-1] == name.split(".")[-1]]
+    return next(iter(same_end or difflib.get_close_matches(name, known, n=1)), None)
+
+
+def replaced(config: Any, settings: dict[str, Any], prefix: str = "") -> Any:
+    """A config with settings changed by dotted names, those of a section all at once.
+
+    Raises:
+      ConfigError: on an unknown setting, or a value that is not allowed.
+    """
+    changes: dict[str, Any] = {}
+    for name, value in settings.items():
+        section, _, rest = name.replace("-", "_").partition(".")
+        part = getattr(config, section, None)
+        if rest and dataclasses.is_dataclass(part):
+            changes.setdefault(section, {})[rest] = value
+            continue
+        known = setting_names(config)
+        meant = similar_setting(name, known)
+        hint = f"did you mean {prefix}{meant}?" if meant else "there is no such setting"
+        hint = f"{prefix}{section} is a single setting" if rest and section in known else hint
+        hint = "it is a section, and takes settings one by one" if not rest and part else hint
+        require(name.replace("-", "_") in known, f"{prefix}{name}", value, hint)
+        changes[section] = tuple(value) if isinstance(value, list) else value
+    for section, value in changes.items():
+        if dataclasses.is_dataclass(part := getattr(config, section)):
+            changes[section] = replaced(part, value, f"{prefix}{section}.")
+    return dataclasses.replace(config, **changes)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

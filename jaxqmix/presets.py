@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from jaxqmix.config import (
     CheckpointConfig,
@@ -51,8 +52,14 @@ PROBABILISTIC = (by_chance(QUICK, 130), by_chance(FULL, 720), by_chance(SCALE20,
 PRESETS = {preset.preset: preset for preset in (QUICK, FULL, SCALE20, *PROBABILISTIC)}
 
 
-def preset(name: str) -> RunConfig:
-    """The preset called `name`; raises `ConfigError` when there is none."""
+def preset(name: str, **settings: Any) -> RunConfig:
+    """The preset called `name`, with some settings changed as by `RunConfig.replace`:
+
+        preset("quick", **{"env.drones": 3})
+
+    Raises:
+      ConfigError: when there is none, or a setting is unknown or not allowed.
+    """
     if name not in PRESETS:
         raise ConfigError(f"preset = {name} is not allowed: must be one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    return PRESETS[name].replace(**settings)

@@ -218,9 +218,10 @@ def test_numbers_of_another_type_are_refused(section, name, value):
         SECTIONS[section](**{name: value})
 
 
-@pytest.mark.parametrize("value", [5.0, ("a", 1.0), None])
+@pytest.mark.parametrize("value", ["5", True, ("a", 1.0), None])
 def test_ranges_are_pairs(value):
-    """One number alone is not taken for both ends."""
+    """Or one number, for both ends."""
+    assert DomainConfig(wind_speed=5) == DomainConfig(wind_speed=(5, 5))
     with pytest.raises(ConfigError, match=r"domain\.wind_speed = .* must be a pair of numbers"):
         DomainConfig(wind_speed=value)
 
@@ -279,6 +280,35 @@ def test_unknown_setting_is_refused(data, named):
     """A typo is an error that lists the known settings, not a new setting."""
     with pytest.raises(ConfigError, match=re.escape(named) + ".*known settings"):
         from_dict(data)
+
+
+def test_settings_are_replaced_by_dotted_names():
+    """What is judged together is changed together, and nothing else changes."""
+    changes = {"env.drones": 3, "domain.packet_loss": 0.3, "domain.wind-speed": [1, 2]}
+    config = RunConfig().replace(preset="mine", **changes, **{"domain.reward.area": 2.0})
+    reward = RewardConfig(area=2.0)
+    domain = DomainConfig(packet_loss=(0.3, 0.3), wind_speed=(1, 2), reward=reward)
+    assert config == RunConfig("mine", EnvConfig(drones=3), domain)
+    assert preset("full", **{"env.drones": 3}).env.drones == 3
+    larger = {"env.city_width": 2500.0, "env.cell_size": 500.0, "env.city_length": 2500.0}
+    assert RunConfig().replace(**larger, **{"env.drones": 2}).env.rows == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"env.drons": 3}, "env.drons = 3 is not allowed: did you mean env.drones"),
+        ({"drones": 3}, "drones = 3 is not allowed: did you mean env.drones"),
+        ({"env.drones.more": 3}, "env.drones.more = 3 is not allowed: env.drones is a single"),
+        ({"env": 3}, "env = 3 is not allowed: it is a section"),
+        ({"env.drones": 0}, "env.drones = 0 is not allowed: must lie between 1 and 100"),
+        ({"colour": "red"}, "colour = red is not allowed: there is no such setting"),
+    ],
+)
+def test_bad_replacements_are_refused(settings, words):
+    """In one line, with the setting that was meant."""
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        RunConfig().replace(**settings)
 
 
 def test_bad_value_in_a_dictionary_is_refused():
