@@ -6,6 +6,7 @@ The names below load when they are first used, so that `import jaxqmix` is quick
                           of them with sensing by chance: quick-probabilistic, ...
   make(config)            an environment: `reset(key, params)` and `step(key, state, actions,
                           params)` of one swarm, for `jax.vmap` and `jax.jit`
+  with_city(config, city) the config for flights over a city file, or a folder of them
   train(config, out)      trains a run in a folder
   load_policy(path)       a trained policy, to act with
   scripted(name, config)  a scripted planner, to act with; `planner` is its bare policy
@@ -37,6 +38,7 @@ _HOMES = {
     "preset": "jaxqmix.presets",
     "planner": "jaxqmix.planners",
     "make": "jaxqmix.api",
+    "with_city": "jaxqmix.maps",
     "evaluate": "jaxqmix.api",
     "load_policy": "jaxqmix.api",
     "scripted": "jaxqmix.api",

@@ -14,24 +14,36 @@ import numpy as np
 from jaxqmix import checkpoints
 from jaxqmix.compilation import jit
 from jaxqmix.config import COVERAGE_SUCCESS, DomainConfig, EnvConfig, RunConfig, require
+from jaxqmix.env.observation import groups
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import EVALUATION, coverage_over_time, evaluator, success, summarise
+from jaxqmix.maps import CityMap, stack, with_city, without_city
 from jaxqmix.planners import planner
 from jaxqmix.rollout import fly_episodes
 from jaxqmix.training import greedy_policy, make_parts
 from jaxqmix.types import EnvParams, Episode, Policy
 
 
-def make(config: RunConfig | EnvConfig, domain: DomainConfig | None = None) -> UrbanGrid:
+def make(
+    config: RunConfig | EnvConfig,
+    domain: DomainConfig | None = None,
+    city: str | Path | CityMap | None = None,
+) -> UrbanGrid:
     """An environment.
 
     Args:
       config: a run's config, or an `EnvConfig` alone.
       domain: the ranges worlds are drawn from; by default the run's, or the defaults.
+      city: flies over this city file, over those of this folder, or over this `CityMap`, whose
+        sizes replace the config's; see `jaxqmix.with_city`.
+
+    Raises:
+      ConfigError: when the city cannot be read, or cannot be flown over.
     """
-    if isinstance(config, RunConfig):
-        return UrbanGrid(config.env, domain or config.domain)
-    return UrbanGrid(config, domain or DomainConfig())
+    config = with_city(config, city)
+    env, ranges = (config.env, config.domain) if isinstance(config, RunConfig) else (config, None)
+    cities = stack([city], env) if isinstance(city, CityMap) else None
+    return UrbanGrid(env, domain or ranges or DomainConfig(), cities)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,26 +70,47 @@ class Flyer:
         return make(self.config)
 
 
-def load_policy(path: str | Path, drones: int | None = None) -> Flyer:
+def load_policy(
+    path: str | Path, drones: int | None = None, city: str | Path | None = None
+) -> Flyer:
     """A trained policy.
 
     Args:
       path: a run's folder or one of its checkpoints.
       drones: fly with so many instead; the policy is the same for every swarm.
+      city: fly over this city file, or the cities of this folder, instead.
 
     Raises:
       CheckpointError: when it is missing, damaged or foreign.
+      ConfigError: when the city cannot be read, or the policy cannot observe it.
     """
     trained, parameters, _ = checkpoints.load(Path(path))
-    config = with_drones(trained, drones)
-    _, learner = make_parts(trained, axis=None)
+    config = with_city(with_drones(trained, drones), city)
+    check_observation(config, trained, city)
+    _, learner = make_parts(without_city(trained), axis=None)
     make_policy = functools.partial(greedy_policy, config, learner)
     return Flyer(trained.learner.mixer, config, make_policy, parameters["agent"])
 
 
-def scripted(name: str, config: RunConfig, drones: int | None = None) -> Flyer:
-    """A scripted planner under a run's config."""
-    config = with_drones(config, drones)
+def check_observation(config: RunConfig, trained: RunConfig, city: str | Path | None) -> None:
+    """Raises `ConfigError` when drones over a city observe other numbers than those trained."""
+    now, before = groups(config.env), groups(trained.env)
+    changed = next((name for name in now | before if now.get(name) != before.get(name)), None)
+    require(
+        changed is None,
+        "city",
+        city,
+        f"the policy was trained over {trained.env.columns} x {trained.env.rows} cells of "
+        f"{trained.env.cell_size:g} m, and over {config.env.columns} x {config.env.rows} of "
+        f"{config.env.cell_size:g} m `{changed}` of its observation is another; train with --city",
+    )
+
+
+def scripted(
+    name: str, config: RunConfig, drones: int | None = None, city: str | Path | None = None
+) -> Flyer:
+    """A scripted planner under a run's config, with other drones or over a city if given."""
+    config = with_city(with_drones(config, drones), city)
     # A planner knows the true state, whatever a trained policy was blind to.
     config = dataclasses.replace(config, env=dataclasses.replace(config.env, blind_to=()))
     policy = planner(name, config.env)
@@ -152,7 +185,7 @@ def recorder(flyer: Flyer) -> Callable[[EnvParams, int], Episode]:
 
     @jit
     def fly(parameters: Any, params: EnvParams, seed: jax.Array) -> Episode:
-        env = ChosenWorld(flyer.env.config, flyer.env.domain, params)
+        env = ChosenWorld(flyer.env.config, flyer.env.domain, params=params)
         key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
         policy = flyer.make_policy(parameters)
         _, episodes = fly_episodes(jax.random.split(key, 1), env, policy, keep=True)

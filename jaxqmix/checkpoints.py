@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 
 from jaxqmix.config import ConfigError, RunConfig, from_dict, to_dict
 from jaxqmix.learner.networks import Parameters
+from jaxqmix.maps import without_city
 from jaxqmix.training import Trainer, TrainState, begin_training, make_trainer
 
 KINDS = ("latest", "best", "final")
@@ -257,6 +258,8 @@ def check_settings(run: Path, saved: dict[str, Any], asked: dict[str, Any]) -> N
     fixed |= {"evaluation": {name: asked["evaluation"][name] for name in FLOWN}}
     for section, settings in fixed.items():
         for name, value in settings.items():
+            if (section, name) == ("env", "city"):
+                continue  # a city may move: its checksum tells
             before = saved[section].get(name)
             if json.dumps(before) != json.dumps(value):
                 raise CheckpointError(
@@ -312,7 +315,8 @@ def load(path: Path) -> tuple[RunConfig, Parameters, int]:
     def read(folder: Path) -> tuple[RunConfig, Parameters, int]:
         about = read_about(folder)
         config = from_dict(about["config"])
-        shape = _empty_like(make_trainer(config)).learner.average
+        # The policy's shape needs no city file, which may have moved.
+        shape = _empty_like(make_trainer(without_city(config))).learner.average
         return config, _read(folder / "policy", shape), about["step"]
 
     return first_readable(find(Path(path)), read, path)[1]

@@ -25,6 +25,8 @@ from jaxqmix.presets import PRESETS, preset
 
 Planner = Literal["greedy", "voronoi", "lanes", "random"]
 PLANNERS = "{greedy,voronoi,lanes,random}"
+PLACE = "FILE|FOLDER"
+"""What --city takes: a city file, or a folder of them."""
 
 
 def optional(metavar: str, otherwise: str) -> Any:
@@ -45,6 +47,9 @@ class Train:
     """Short for --training.env-steps: the budget in env steps."""
     episodes: Annotated[int | None, optional("INT", "env steps count")] = None
     """Short for --training.episodes: the budget in episodes."""
+    city: Annotated[Path | None, optional(PLACE, "generated cities")] = None
+    """Fly over this city file of `jaxqmix city`, whose sizes replace the preset's, or over those of
+    a folder, one an episode."""
     out: Annotated[Path | None, optional("PATH", "runs/PRESET")] = None
     """The run's folder."""
     resume: bool = False
@@ -63,6 +68,8 @@ class Evaluate:
     """How many episodes."""
     drones: Annotated[int | None, optional("INT", "as trained")] = None
     """Fly with so many drones instead."""
+    city: Annotated[Path | None, optional(PLACE, "as trained")] = None
+    """Fly over this city file, or over those of this folder, instead."""
     seed: int = 0
     """Which held-out cities; the same for every policy."""
     planner: Annotated[Planner | None, optional(PLANNERS, "the trained policy")] = None
@@ -81,6 +88,8 @@ class Render:
     """Where to: .png (still), .gif or .mp4 (animation), .html (3-D replay)."""
     drones: Annotated[int | None, optional("INT", "as trained")] = None
     """Fly with so many drones instead."""
+    city: Annotated[Path | None, optional(PLACE, "as trained")] = None
+    """Fly over this city file instead."""
     seed: int = 0
     """Which held-out city."""
     planner: Annotated[Planner | None, optional(PLANNERS, "the trained policy")] = None
@@ -194,13 +203,13 @@ def train_command(arguments: list[str]) -> int:
     """`jaxqmix train PRESET [--setting value ...]`."""
     # The values of --out and --wandb are free, and may be called like a preset.
     words = [w for before, w in zip(["", *arguments], arguments, strict=False)
-             if before not in ("--out", "--wandb", "--preset")]  # fmt: skip
+             if before not in ("--out", "--wandb", "--preset", "--city")]  # fmt: skip
     name = next((word for word in words if word in PRESETS), None)
     if name is None and not {"-h", "--help"} & set(arguments):
         if arguments and not arguments[0].startswith("-"):
             preset(arguments[0])  # raises
         raise ConfigError(f"preset is missing: give one of {', '.join(PRESETS)}")
-    base = preset(name or "quick")
+    base = over_city(preset(name or "quick"), arguments)
     training = base.training
     default = Train(base, training.mode, training.seed, training.env_steps, training.episodes)
     program = f"jaxqmix train {name or 'PRESET'}"
@@ -229,6 +238,18 @@ def prepare_jax() -> None:
     use_all_cores()
 
 
+def over_city(base: RunConfig, arguments: Sequence[str]) -> RunConfig:
+    """A preset for flights over the --city among the arguments, if there is one."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    given = [after for word, after in pairs if word == "--city"]
+    given += [word.removeprefix("--city=") for word in arguments if word.startswith("--city=")]
+    if not given or given[-1].startswith("-"):
+        return base
+    from jaxqmix.maps import with_city
+
+    return with_city(base, given[-1])
+
+
 def without_shortcuts(arguments: list[str]) -> list[str]:
     """The arguments with --mode, --seed, --env-steps and --episodes written as --training.*."""
     return [re.sub(r"^--(?=(mode|seed|env[-_]steps|episodes)(=|$))", "--training.", a)
@@ -244,7 +265,7 @@ def evaluate_command(arguments: list[str]) -> int:
     from jaxqmix import api
     from jaxqmix.console import show_report
 
-    flyer = find_flyer(name, given.planner, given.drones)
+    flyer = find_flyer(name, given.planner, given.drones, given.city)
     report, episodes = api.evaluate(
         flyer,
         given.episodes,
@@ -269,7 +290,9 @@ def evaluate_command(arguments: list[str]) -> int:
     return 0
 
 
-def find_flyer(name: str | None, planner: str | None, drones: int | None) -> Any:
+def find_flyer(
+    name: str | None, planner: str | None, drones: int | None, city: Path | None = None
+) -> Any:
     """A trained policy from a run, or a planner under a run's or a preset's config."""
     from jaxqmix import api, checkpoints
 
@@ -282,9 +305,9 @@ def find_flyer(name: str | None, planner: str | None, drones: int | None) -> Any
         raise ConfigError(f"run = {name} is not allowed: it is a preset; {hint}")
     prepare_jax()
     if planner is None:
-        return api.load_policy(name, drones)
+        return api.load_policy(name, drones, city)
     config = preset(name) if is_preset else checkpoints.load(Path(name))[0]
-    return api.scripted(planner, config, drones)
+    return api.scripted(planner, config, drones, city)
 
 
 def check_file(setting: str, path: Path | None, endings: Sequence[str] = ()) -> None:
@@ -321,8 +344,10 @@ def render_command(arguments: list[str]) -> int:
     from jaxqmix.console import frames
     from jaxqmix.render import render
 
-    flyer = find_flyer(name, given.planner, given.drones)
-    other = find_flyer(name, given.compare, given.drones) if given.compare else None
+    flyer = find_flyer(name, given.planner, given.drones, given.city)
+    other = None
+    if given.compare:
+        other = find_flyer(name, given.compare, given.drones, given.city)
     with frames() as progress:
         write(
             given.out,

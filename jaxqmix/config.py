@@ -118,6 +118,11 @@ class EnvConfig:
     blind_to: tuple[str, ...] = ()
     """Groups of the observation that are set to zero, for ablations; see
     `jaxqmix.env.observation.groups`."""
+    city: str | None = None
+    """City file of `jaxqmix city`, or a folder of them of which each episode draws one; None
+    generates cities. `jaxqmix.with_city` sets it with the sizes above."""
+    city_checksum: str | None = None
+    """Of what is flown over, so that a run goes on over nothing else."""
 
     def __post_init__(self) -> None:
         """Raises `ConfigError` on the first impossible value."""

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "jaxqmix"
 
 LAYERS = {
     0: ("documentation", "config", "presets", "types", "compilation", "distributed"),
-    1: ("city",),
+    1: ("city", "maps"),
     2: ("env", "planners"),
     3: ("rollout",),
     4: ("learner",),

@@ -11,6 +11,7 @@ from jaxqmix.city import coverable_cells, finish_city, generate_city
 from jaxqmix.config import DomainConfig, EnvConfig
 from jaxqmix.env import dynamics, reward, sensing
 from jaxqmix.env.observation import agent_features, coverage, observe
+from jaxqmix.maps import load_cities
 from jaxqmix.types import (
     ACTIONS,
     BORDER,
@@ -179,12 +180,26 @@ def step(
     return state, timestep
 
 
+def draw_city(key: jax.Array, cities: City) -> City:
+    """One of several stacked cities [C, ...]. Consumes the key once."""
+    index = jax.random.randint(key, (), 0, cities.heights.shape[0])
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], cities)
+
+
 @dataclasses.dataclass(frozen=True)
 class UrbanGrid:
-    """`reset` and `step` with the static sizes and the domain bound."""
+    """`reset` and `step` with the static sizes, the domain and literal cities bound."""
 
     config: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     domain: DomainConfig = dataclasses.field(default_factory=DomainConfig)
+    # Stacked, with an axis C in front: each episode draws one. Those of `config.city`, which
+    # stands for them in comparisons; None generates cities.
+    cities: City | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Reads the cities of `config.city`; raises `ConfigError` when it cannot."""
+        if self.cities is None and self.config.city is not None:
+            object.__setattr__(self, "cities", load_cities(self.config))
 
     @property
     def actions(self) -> int:
@@ -211,7 +226,11 @@ class UrbanGrid:
           The state (positions [N, 3] in metres, for example), and a timestep with reward 0 and
           the observation: agents [N, D], available actions [N, A], the mixer's state [S].
         """
-        return reset(key, params, self.config)
+        city = None
+        if self.cities is not None:
+            key, city_key = jax.random.split(key)
+            city = draw_city(city_key, self.cities)
+        return reset(key, params, self.config, city)
 
     def step(
         self, key: jax.Array, state: State, actions: jax.Array, params: EnvParams
