@@ -127,7 +127,8 @@ def test_bad_value_is_refused(setting, value):
 def test_every_setting_has_a_bad_value():
     """No numeric or named setting goes unchecked."""
     switches = {"learner.double_q", "env.right_of_way", "evaluation.symmetric"}
-    unchecked = switches | {"domain.reward", "env.blind_to"}
+    files = {"env.city", "env.city_checksum"}  # checked where the file is read
+    unchecked = switches | files | {"domain.reward", "env.blind_to"}
     settings = {f"{s}.{f.name}" for s, kind in SECTIONS.items() for f in dataclasses.fields(kind)}
     assert settings - unchecked - set(BAD) == set()
 
