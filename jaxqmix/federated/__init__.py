@@ -1,0 +1,1 @@
+"""Federated swarms: sites that never share their flights train one policy."""
