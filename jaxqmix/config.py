@@ -9,111 +9,184 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
+import types
+import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jaxqmix.documentation import documented
 
 Range = tuple[float, float]
+LONGEST_SHOWN = 60
+"""Characters of a refused value that its error repeats."""
 
 
 class ConfigError(ValueError):
     """A setting with a value that is not allowed; the message names all three."""
 
 
+def shown(value: Any, form: Callable[[Any], str] = str) -> str:
+    """A value as an error shows it: in one line, shortened, free of control characters."""
+    try:
+        text = form(value)
+    except Exception as error:  # Whole numbers of thousands of digits, for example.
+        return f"({type(value).__name__} that cannot be shown: {type(error).__name__})"
+    if len(text) > LONGEST_SHOWN:
+        text = f"{text[: LONGEST_SHOWN - 25]}... ({len(text)} characters)"
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 def require(condition: bool, setting: str, value: Any, allowed: str) -> None:
     """Raises `ConfigError` naming the setting, its value and what is allowed."""
     if not condition:
-        raise ConfigError(f"{setting} = {value} is not allowed: {allowed}")
+        raise ConfigError(f"{shown(setting)} = {shown(value)} is not allowed: {allowed}")
 
 
-def _finite(setting: str, value: float) -> None:
-    require(math.isfinite(value), setting, value, "must be a finite number")
+@dataclass(frozen=True)
+class Within:
+    """The limits of a number, or of both numbers of a range: `Annotated[int, Within(1, 100)]`."""
+
+    low: float
+    high: float
+    above: bool = False
+    """Whether `low` itself is too low."""
+
+    def check(self, setting: str, value: float | Range) -> None:
+        """Raises `ConfigError` when a number, or an end of a range, is not finite or outside."""
+        ends = value if isinstance(value, tuple) else (value,)
+        for end in ends:
+            # A whole number may be too large to be asked whether it is finite.
+            finite = isinstance(end, int) or math.isfinite(end)
+            require(finite, setting, end, "must be a finite number")
+        ordered = ends[0] <= ends[-1]
+        require(ordered, setting, value, "the first number must not exceed the second")
+        low, high = (f"{end:,}" if abs(end) < 1e13 else f"{end:g}" for end in (self.low, self.high))
+        allowed = f"must lie between {low} and {high}"
+        if self.above:
+            allowed = f"must be greater than {low} and at most {high}"
+        inside = self.low < ends[0] if self.above else self.low <= ends[0]
+        require(inside and ends[-1] <= self.high, setting, value, allowed)
 
 
-NUMBERS = {"int": (int, "a whole number, of type int"), "float": (int | float, "a number")}
-"""Types of fields that hold numbers: what their values must be, and how that is said."""
+SHARE = Within(0, 1)
+LARGE = 1e38
+"""Just fits into a float32; where physics or memory set no lower limit."""
 
 
-def _check_types(section: str, settings: Any) -> None:
-    """Raises `ConfigError` on a number of another type than its field's.
+@functools.cache
+def hints_of(kind: type) -> dict[str, Any]:
+    """The types of a config's fields, with their limits."""
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def checked(setting: str, value: Any, hint: Any) -> Any:
+    """A value as its field keeps it: whole numbers of a field of type float become floats.
 
     An integer of numpy is no `int`: settings are kept as JSON.
+
+    Args:
+      setting: its name.
+      value: to be checked.
+      hint: the field's type; `Annotated` may hold its limits.
+
+    Raises:
+      ConfigError: on another type, or a number beyond the limits.
     """
-    for item in dataclasses.fields(settings):
-        value, kind = getattr(settings, item.name), item.type.removesuffix(" | None")
-        if kind in NUMBERS and not (value is None and kind != item.type):
-            types, allowed = NUMBERS[kind]
-            right = isinstance(value, types) and not isinstance(value, bool)
-            require(right, f"{section}.{item.name}", repr(value), f"must be {allowed}")
+    limits = None
+    if typing.get_origin(hint) is Annotated:
+        hint, limits = typing.get_args(hint)
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        (hint,) = (option for option in options if option is not type(None))
+    if origin is Literal:
+        allowed = f"must be one of {options}"
+        require(isinstance(value, str) and value in options, setting, value, allowed)
+    elif hint is int or hint is float:
+        allowed = "a whole number, of type int" if hint is int else "a number"
+        right = isinstance(value, int if hint is int else int | float)
+        right = right and not isinstance(value, bool)
+        require(right, setting, shown(value, repr), f"must be {allowed}")
+        limits.check(setting, value)
+        return hint(value)
+    elif hint == Range:
+        # One number is a range of equal ends.
+        ends = value if isinstance(value, tuple) else (value, value)
+        right = all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends)
+        allowed = "must be a pair of numbers, lowest and highest"
+        require(len(ends) == 2 and right, setting, value, allowed)
+        limits.check(setting, ends)
+        return tuple(map(float, ends))
+    elif hint == tuple[str, ...]:
+        right = isinstance(value, tuple) and all(isinstance(name, str) for name in value)
+        require(right, setting, shown(value, repr), "must be a tuple of names")
+    else:
+        allowed = {bool: "True or False", str: "a text"}.get(hint, f"a {hint.__name__}")
+        require(isinstance(value, hint), setting, shown(value, repr), f"must be {allowed}")
+    return value
 
 
-def _at_least(setting: str, value: float, minimum: float) -> None:
-    _finite(setting, value)
-    require(value >= minimum, setting, value, f"must be at least {minimum}")
+class Checked:
+    """A config whose fields are checked against their types and limits when it is made."""
 
+    section = ""
 
-def _positive(setting: str, value: float) -> None:
-    _finite(setting, value)
-    require(value > 0, setting, value, "must be greater than 0")
+    def __post_init__(self) -> None:
+        """Raises `ConfigError` on the first value that is not allowed."""
+        prefix = f"{self.section}." if self.section else ""
+        for name, hint in hints_of(type(self)).items():
+            value = checked(f"{prefix}{name}", getattr(self, name), hint)
+            object.__setattr__(self, name, value)
+        self.check()
 
-
-def _probability(setting: str, value: float) -> None:
-    _finite(setting, value)
-    require(0 <= value <= 1, setting, value, "must lie between 0 and 1")
-
-
-def _range(setting: str, value: Range, low: float, high: float) -> None:
-    pair = isinstance(value, tuple) and len(value) == 2
-    pair = pair and all(isinstance(number, int | float) for number in value)
-    require(pair, setting, value, "must be a pair of numbers, lowest and highest")
-    for number in value:
-        _finite(setting, number)
-    require(value[0] <= value[1], setting, value, "the first number must not exceed the second")
-    require(
-        low <= value[0] and value[1] <= high, setting, value, f"must lie between {low} and {high}"
-    )
+    def check(self) -> None:
+        """Raises `ConfigError` where fields do not fit each other."""
 
 
 @documented
 @dataclass(frozen=True)
-class EnvConfig:
+class EnvConfig(Checked):
     """What decides the shapes of one swarm's world."""
 
-    drones: int = 5
+    section = "env"
+
+    drones: Annotated[int, Within(1, 100)] = 5
     """Number of drones in a swarm, 1 to 100."""
-    city_width: float = 1000.0
+    city_width: Annotated[float, Within(0, 1e9, above=True)] = 1000.0
     """Extent of the city along x, metres."""
-    city_length: float = 1000.0
+    city_length: Annotated[float, Within(0, 1e9, above=True)] = 1000.0
     """Extent of the city along y, metres."""
-    cell_size: float = 20.0
+    cell_size: Annotated[float, Within(0, 1e6, above=True)] = 20.0
     """Side of a grid cell, metres; also the length of one horizontal move."""
-    horizon: int = 100
+    horizon: Annotated[int, Within(1, LONGEST)] = 100
     """Time limit of an episode, env steps."""
-    no_fly_zones: int = 2
+    no_fly_zones: Annotated[int, Within(0, 16)] = 2
     """Number of no-fly cylinders in a generated city, 0 to 16."""
     sensing: Literal["footprint", "probabilistic"] = "footprint"
     """`footprint` sees every cell whose centre lies inside the footprint; `probabilistic` sees it
     with probability visibility x (1 - distance / radius) at each look."""
-    coverage_target: float = 0.95
+    coverage_target: Annotated[float, Within(0, 10, above=True)] = 0.95
     """Coverage that completes the mission and terminates the episode."""
-    min_altitude: float = 20.0
+    min_altitude: Annotated[float, Within(0, 500, above=True)] = 20.0
     """Lowest flying altitude, metres."""
-    max_altitude: float = 120.0
+    max_altitude: Annotated[float, Within(0, 500, above=True)] = 120.0
     """Highest flying altitude, metres."""
-    climb: float = 20.0
+    climb: Annotated[float, Within(0, 500, above=True)] = 20.0
     """Altitude gained or lost by one vertical move, metres."""
-    cruise_speed: float = 15.0
+    cruise_speed: Annotated[float, Within(0, 1e6, above=True)] = 15.0
     """Ground speed of a horizontal move, m/s; decides how many seconds a step lasts."""
-    radio_range: float = 2000.0
+    radio_range: Annotated[float, Within(0, 1e9)] = 2000.0
     """Distance within which teammates know of each other, metres."""
-    neighbours: int = 3
+    neighbours: Annotated[int, Within(0, 99)] = 3
     """How many of the nearest teammates a drone observes one by one."""
     right_of_way: bool = True
     """Whether moves that could meet a teammate are unavailable; see
     `jaxqmix.env.dynamics.keeps_clear`."""
-    patch: int = 5
+    patch: Annotated[int, Within(1, 31)] = 5
     """Side of the egocentric obstacle patch, cells, odd."""
     blind_to: tuple[str, ...] = ()
     """Groups of the observation that are set to zero, for ablations; see
@@ -124,12 +197,8 @@ class EnvConfig:
     city_checksum: str | None = None
     """Of what is flown over, so that a run goes on over nothing else."""
 
-    def __post_init__(self) -> None:
-        """Raises `ConfigError` on the first impossible value."""
-        _check_types("env", self)
-        require(1 <= self.drones <= 100, "env.drones", self.drones, "must lie between 1 and 100")
-        for name in ("city_width", "city_length", "cell_size", "climb", "cruise_speed"):
-            _positive(f"env.{name}", getattr(self, name))
+    def check(self) -> None:
+        """Raises `ConfigError` where sizes do not fit each other."""
         smallest = min(self.city_width, self.city_length)
         require(
             self.cell_size <= smallest / 4,
@@ -147,35 +216,12 @@ class EnvConfig:
                 f"{MOST_CELLS} cells",
             )
         require(
-            1 <= self.horizon <= LONGEST,
-            "env.horizon",
-            self.horizon,
-            f"must lie between 1 and {LONGEST}",
-        )
-        require(
-            0 <= self.no_fly_zones <= 16,
-            "env.no_fly_zones",
-            self.no_fly_zones,
-            "must lie between 0 and 16",
-        )
-        sensing = ("footprint", "probabilistic")
-        require(self.sensing in sensing, "env.sensing", self.sensing, f"must be one of {sensing}")
-        _positive("env.coverage_target", self.coverage_target)
-        _positive("env.min_altitude", self.min_altitude)
-        require(
-            self.min_altitude + self.climb <= self.max_altitude <= 500,
+            self.min_altitude + self.climb <= self.max_altitude,
             "env.max_altitude",
             self.max_altitude,
             "must leave one climb above env.min_altitude and be at most 500",
         )
-        _at_least("env.radio_range", self.radio_range, 0)
-        _at_least("env.neighbours", self.neighbours, 0)
-        require(
-            self.patch % 2 == 1 and 1 <= self.patch <= 31,
-            "env.patch",
-            self.patch,
-            "must be odd, 1 to 31",
-        )
+        require(self.patch % 2 == 1, "env.patch", self.patch, "must be odd, 1 to 31")
         # At most every second pad is taken, so that no-fly zones and buildings leave enough.
         pads = self.start_pads[0] * self.start_pads[1]
         require(
@@ -218,6 +264,9 @@ class EnvConfig:
 
 MOST_CELLS, LONGEST = 10_000, 100_000
 """Cells of a city's side, and env steps of an episode: more would not fit into 32-bit numbers."""
+MOST_COUNTED, MOST_EPISODES = 2**31 - 1, 10**8
+"""Gradient steps of a run, for they are counted in int32; and episodes of full length, of which
+many may end early."""
 FOOTPRINT_RADIUS = 100.0
 """Footprint radius at the ground, metres."""
 FOOTPRINT_ALTITUDE = 500.0
@@ -231,152 +280,118 @@ COVERAGE_SUCCESS = 0.90
 
 @documented
 @dataclass(frozen=True)
-class RewardConfig:
+class RewardConfig(Checked):
     """Weights of the reward terms.
 
     Conflicts, hits, violations and moves are counted as shares of an episode's drone steps.
     """
 
-    area: float = 1.0
+    section = "domain.reward"
+
+    area: Annotated[float, Within(0, 1e6)] = 1.0
     """Seeing every coverable cell is worth this much."""
-    bonus: float = 0.1
+    bonus: Annotated[float, Within(0, 1e6)] = 0.1
     """Times the share of time left when 90 % coverage is first reached."""
-    perimeter: float = 0.35
+    perimeter: Annotated[float, Within(0, 1e6)] = 0.35
     """Cost of the unseen area's perimeter (m) x 100 m / coverable area (m2), as it grows; closing a
     gap pays it back."""
-    conflict: float = 20.0
+    conflict: Annotated[float, Within(0, 1e6)] = 20.0
     """Cost of a drone conflict."""
-    building_hit: float = 3.0
+    building_hit: Annotated[float, Within(0, 1e6)] = 3.0
     """Cost of striking a building."""
-    violation: float = 3.0
+    violation: Annotated[float, Within(0, 1e6)] = 3.0
     """Cost of trying to enter a no-fly zone."""
-    energy: float = 0.02
+    energy: Annotated[float, Within(0, 1e6)] = 0.02
     """Cost of a move; hovering is free."""
-
-    def __post_init__(self) -> None:
-        _check_types("domain.reward", self)
-        for item in dataclasses.fields(self):
-            _at_least(f"domain.reward.{item.name}", getattr(self, item.name), 0.0)
 
 
 @documented
 @dataclass(frozen=True)
-class DomainConfig:
+class DomainConfig(Checked):
     """Ranges from which each swarm's world is drawn; equal ends, or one number, fix a value."""
 
-    building_density: Range = (0.7, 1.3)
+    section = "domain"
+
+    building_density: Annotated[Range, Within(0, 3)] = (0.7, 1.3)
     """Multiplies the share of built cells."""
-    building_height: Range = (0.8, 1.2)
+    building_height: Annotated[Range, Within(0, 3)] = (0.8, 1.2)
     """Multiplies building heights."""
-    wind_speed: Range = (0.0, 10.0)
+    wind_speed: Annotated[Range, Within(0, 30)] = (0.0, 10.0)
     """Steady wind, m/s; its direction is drawn uniformly."""
-    turbulence: Range = (0.0, 2.0)
+    turbulence: Annotated[Range, Within(0, 10)] = (0.0, 2.0)
     """Standard deviation of the random drift per step, metres."""
-    visibility: Range = (0.8, 1.0)
+    visibility: Annotated[Range, Within(0.05, 1)] = (0.8, 1.0)
     """1 is clear air; the footprint radius shrinks with its square root."""
-    packet_loss: Range = (0.1, 0.1)
+    packet_loss: Annotated[Range, Within(0, 1)] = (0.1, 0.1)
     """Probability that a command is lost; the drone hovers."""
-    delay: Range = (0.1, 0.1)
+    delay: Annotated[Range, Within(0, 1)] = (0.1, 0.1)
     """Probability that a command is late; the drone repeats its last move."""
-    sensor_noise: Range = (0.0, 2.0)
+    sensor_noise: Annotated[Range, Within(0, 50)] = (0.0, 2.0)
     """Standard deviation of observed positions, metres."""
     reward: RewardConfig = field(default_factory=RewardConfig)
 
-    def __post_init__(self) -> None:
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if item.type == "Range" and number:
-                # One number is a range of equal ends.
-                object.__setattr__(self, item.name, (value, value))
-        _range("domain.building_density", self.building_density, 0.0, 3.0)
-        _range("domain.building_height", self.building_height, 0.0, 3.0)
-        _range("domain.wind_speed", self.wind_speed, 0.0, 30.0)
-        _range("domain.turbulence", self.turbulence, 0.0, 10.0)
-        _range("domain.visibility", self.visibility, 0.05, 1.0)
-        _range("domain.packet_loss", self.packet_loss, 0.0, 1.0)
-        _range("domain.delay", self.delay, 0.0, 1.0)
-        _range("domain.sensor_noise", self.sensor_noise, 0.0, 50.0)
-
 
 @documented
 @dataclass(frozen=True)
-class LearnerConfig:
+class LearnerConfig(Checked):
     """The agent network, the mixer, the targets and the optimiser."""
+
+    section = "learner"
 
     network: Literal["mlp", "gru"] = "mlp"
     """Agent: a LayerNorm MLP, or the same with a recurrent layer."""
-    hidden: int = 128
+    hidden: Annotated[int, Within(1, 2**16)] = 128
     """Width of the agent's layers."""
-    layers: int = 2
+    layers: Annotated[int, Within(1, 100)] = 2
     """Number of hidden layers of the agent."""
     mixer: Literal["qmix", "vdn", "iql"] = "qmix"
     """How agent values become a team value."""
-    mixing_width: int = 32
+    mixing_width: Annotated[int, Within(1, 2**16)] = 32
     """Width of the QMIX mixing layer."""
-    gamma: float = 0.97
+    gamma: Annotated[float, SHARE] = 0.97
     """Discount per env step."""
-    trace: float = 0.7
+    trace: Annotated[float, SHARE] = 0.7
     """Lambda of the lambda-returns."""
-    reward_scale: float = 1.0
+    reward_scale: Annotated[float, Within(0, LARGE, above=True)] = 1.0
     """Multiplies rewards x horizon, so that an even pace over the horizon is 1 per step."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Within(0, LARGE, above=True)] = 1e-3
     """Peak learning rate (RAdam)."""
-    learning_rate_hold: float = 0.25
+    learning_rate_hold: Annotated[float, SHARE] = 0.25
     """Share of the run before the learning rate starts to fall linearly."""
-    learning_rate_end: float = 0.03
+    learning_rate_end: Annotated[float, SHARE] = 0.03
     """Final learning rate as a share of the peak."""
-    max_gradient_norm: float = 5.0
+    max_gradient_norm: Annotated[float, Within(0, LARGE, above=True)] = 5.0
     """Gradients are clipped to this global norm."""
-    target_update: float = 1.0
+    target_update: Annotated[float, Within(0, 1, above=True)] = 1.0
     """Polyak step of the target network per learner call; 1 copies it, so targets use the
     current weights."""
     double_q: bool = True
     """Choose the bootstrap action with the online network and value it with the target network."""
-    average_decay: float = 0.99
+    average_decay: Annotated[float, SHARE] = 0.99
     """Per-call decay of the averaged weights that evaluation uses; 0 uses the raw ones. The first
     calls are forgotten sooner."""
-    epochs: int = 1
+    epochs: Annotated[int, Within(1, 10**6)] = 1
     """Passes over the batch per learner call."""
-    minibatches: int = 8
+    minibatches: Annotated[int, Within(1, 10**6)] = 8
     """Gradient steps per pass."""
-
-    def __post_init__(self) -> None:
-        _check_types("learner", self)
-        for name, allowed in (("network", ("mlp", "gru")), ("mixer", ("qmix", "vdn", "iql"))):
-            value = getattr(self, name)
-            require(value in allowed, f"learner.{name}", value, f"must be one of {allowed}")
-        for name in ("hidden", "layers", "mixing_width", "epochs", "minibatches"):
-            _at_least(f"learner.{name}", getattr(self, name), 1)
-        for name in ("learning_rate", "reward_scale", "max_gradient_norm", "target_update"):
-            _positive(f"learner.{name}", getattr(self, name))
-        for name in (
-            "gamma",
-            "trace",
-            "learning_rate_hold",
-            "learning_rate_end",
-            "target_update",
-            "average_decay",
-        ):
-            _probability(f"learner.{name}", getattr(self, name))
 
 
 @documented
 @dataclass(frozen=True)
-class ReplayConfig:
+class ReplayConfig(Checked):
     """The replay store of mode `replay`; sizes count sequences of one rollout each."""
 
-    capacity: int = 4096
+    section = "replay"
+
+    capacity: Annotated[int, Within(1, 10**9)] = 4096
     """Stored sequences; the oldest are overwritten."""
-    warmup: int = 256
+    warmup: Annotated[int, Within(1, 10**9)] = 256
     """Sequences stored before the first update."""
-    batch: int = 64
+    batch: Annotated[int, Within(1, 10**9)] = 64
     """Sequences drawn per learner call."""
 
-    def __post_init__(self) -> None:
-        _check_types("replay", self)
-        for name in ("capacity", "warmup", "batch"):
-            _at_least(f"replay.{name}", getattr(self, name), 1)
+    def check(self) -> None:
+        """Raises `ConfigError` when the store never gets warm."""
         require(
             self.warmup <= self.capacity,
             "replay.warmup",
@@ -387,104 +402,77 @@ class ReplayConfig:
 
 @documented
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Checked):
     """The training loop."""
+
+    section = "training"
 
     mode: Literal["online", "replay"] = "online"
     """`online` learns from the fresh rollout only; `replay` from a store of past rollouts."""
-    env_steps: int = 500_000
+    env_steps: Annotated[int, Within(1, 10**13)] = 500_000
     """Budget in env steps of one swarm, summed over all swarms."""
-    episodes: int | None = None
+    episodes: Annotated[int | None, Within(1, 10**9)] = None
     """Budget in episodes; replaces env_steps when given (episodes x horizon)."""
-    swarms: int = 64
+    swarms: Annotated[int, Within(1, 2**24)] = 64
     """Swarms simulated side by side."""
-    rollout: int = 10
+    rollout: Annotated[int, Within(1, LONGEST)] = 10
     """Env steps of every swarm between learner calls."""
-    coverage_target: float = 1.0
+    coverage_target: Annotated[float, Within(0, 10, above=True)] = 1.0
     """Coverage that ends an episode of training; beyond env.coverage_target, so that the swarm
     also learns to see what is left in the end."""
-    seed: int = 0
+    seed: Annotated[int, Within(0, 2**32 - 1)] = 0
     """Seed of everything random in the run."""
-    epsilon_start: float = 1.0
+    epsilon_start: Annotated[float, SHARE] = 1.0
     """Share of random actions at the start."""
-    epsilon_end: float = 0.05
+    epsilon_end: Annotated[float, SHARE] = 0.05
     """Share of random actions after the decay."""
-    epsilon_decay_steps: int = 100_000
+    epsilon_decay_steps: Annotated[int, Within(1, 10**13)] = 100_000
     """Env steps over which epsilon falls linearly."""
-    epsilon_decay_per_episode: float | None = None
+    epsilon_decay_per_episode: Annotated[float | None, SHARE] = None
     """Multiplies epsilon after each episode; replaces the linear decay when given."""
-
-    def __post_init__(self) -> None:
-        _check_types("training", self)
-        modes = ("online", "replay")
-        require(self.mode in modes, "training.mode", self.mode, f"must be one of {modes}")
-        for name in ("env_steps", "swarms", "rollout", "epsilon_decay_steps"):
-            _at_least(f"training.{name}", getattr(self, name), 1)
-        _positive("training.coverage_target", self.coverage_target)
-        if self.episodes is not None:
-            _at_least("training.episodes", self.episodes, 1)
-        require(
-            0 <= self.seed < 2**32, "training.seed", self.seed, "must lie between 0 and 2^32 - 1"
-        )
-        _probability("training.epsilon_start", self.epsilon_start)
-        _probability("training.epsilon_end", self.epsilon_end)
-        if self.epsilon_decay_per_episode is not None:
-            _probability("training.epsilon_decay_per_episode", self.epsilon_decay_per_episode)
 
 
 @documented
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Checked):
     """Greedy evaluation on cities that training never draws."""
 
-    every_episodes: int = 500
+    section = "evaluation"
+
+    every_episodes: Annotated[int, Within(1, 10**12)] = 500
     """Episodes of training between two evaluations."""
-    episodes: int = 64
+    episodes: Annotated[int, Within(1, 10**6)] = 64
     """Held-out episodes of a periodic evaluation."""
-    final_episodes: int = 256
+    final_episodes: Annotated[int, Within(1, 10**6)] = 256
     """Held-out episodes of the final evaluation."""
-    seed: int = 0
+    seed: Annotated[int, Within(0, 2**32 - 1)] = 0
     """Which held-out cities; the same for every policy and run."""
     symmetric: bool = True
     """Act on the mean of the action values over all turned and mirrored views of the world."""
-    max_collision_rate: float = 0.10
+    max_collision_rate: Annotated[float, SHARE] = 0.10
     """Success criterion: collision_rate must be below this."""
-    min_return: float = 0.5
+    min_return: Annotated[float, Within(-LARGE, LARGE)] = 0.5
     """Success criterion: return must be above this."""
-    min_coverage: float = 0.90
+    min_coverage: Annotated[float, SHARE] = 0.90
     """Success criterion: coverage must reach this."""
 
-    def __post_init__(self) -> None:
-        _check_types("evaluation", self)
-        for name in ("every_episodes", "episodes", "final_episodes"):
-            _at_least(f"evaluation.{name}", getattr(self, name), 1)
-        require(
-            0 <= self.seed < 2**32, "evaluation.seed", self.seed, "must lie between 0 and 2^32 - 1"
-        )
-        _probability("evaluation.max_collision_rate", self.max_collision_rate)
-        _finite("evaluation.min_return", self.min_return)
-        _probability("evaluation.min_coverage", self.min_coverage)
-
 
 @documented
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(Checked):
     """Which checkpoints a run keeps."""
 
-    every_episodes: int = 100
-    """Episodes between two `latest` checkpoints."""
-    keep: int = 2
-    """How many `latest` checkpoints to keep."""
+    section = "checkpoint"
 
-    def __post_init__(self) -> None:
-        _check_types("checkpoint", self)
-        _at_least("checkpoint.every_episodes", self.every_episodes, 1)
-        _at_least("checkpoint.keep", self.keep, 1)
+    every_episodes: Annotated[int, Within(1, 10**12)] = 100
+    """Episodes between two `latest` checkpoints."""
+    keep: Annotated[int, Within(1, 1000)] = 2
+    """How many `latest` checkpoints to keep."""
 
 
 @documented
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Checked):
     """A whole run."""
 
     preset: str = "quick"
@@ -497,16 +485,12 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Checks what concerns several sections; raises `ConfigError`."""
         training, learner = self.training, self.learner
-        require(
-            self.budget >= self.chunk_steps,
-            "training.env_steps" if training.episodes is None else "training.episodes",
-            training.env_steps if training.episodes is None else training.episodes,
-            "must pay for one rollout of all swarms: training.swarms x training.rollout = "
-            f"{self.chunk_steps} env steps",
-        )
+        fits = 0 < len(self.preset) <= LONGEST_SHOWN and self.preset.isprintable()
+        require(fits, "preset", self.preset, "must be a name of 1 to 60 printable characters")
+        self._check_budget()
         require(
             training.rollout <= self.env.horizon,
             "training.rollout",
@@ -544,6 +528,35 @@ class RunConfig:
           ConfigError: on an unknown setting, or a value that is not allowed.
         """
         return replaced(self, settings)
+
+    def _check_budget(self) -> None:
+        """Raises `ConfigError` on a budget that is too small, or too large for its counters."""
+        training, learner = self.training, self.learner
+        by_steps = training.episodes is None
+        budget = (
+            "training.env_steps" if by_steps else "training.episodes",
+            training.env_steps if by_steps else training.episodes,
+        )
+        require(
+            self.budget >= self.chunk_steps,
+            *budget,
+            "must pay for one rollout of all swarms: training.swarms x training.rollout = "
+            f"{self.chunk_steps} env steps",
+        )
+        calls = self.chunks * learner.epochs * learner.minibatches
+        require(
+            calls <= MOST_COUNTED,
+            *budget,
+            f"it makes {calls:,} gradient steps, and {MOST_COUNTED:,} can be counted; raise "
+            "training.swarms or training.rollout",
+        )
+        most = MOST_EPISODES * self.env.horizon
+        require(
+            self.budget <= most,
+            *budget,
+            f"must be at most {most:,} env steps, {MOST_EPISODES:,} episodes: they are counted in "
+            "32 bits",
+        )
 
     @property
     def chunk_steps(self) -> int:
@@ -611,17 +624,15 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(data: dict[str, Any], kind: type = RunConfig, prefix: str = "") -> Any:
+def from_dict(data: Mapping[str, Any], kind: type = RunConfig, prefix: str = "") -> Any:
     """Rebuilds a config from `to_dict`'s output; raises `ConfigError` on an unknown setting."""
-    known = {item.name: item for item in dataclasses.fields(kind)}
-    sections = {"env": EnvConfig, "domain": DomainConfig, "learner": LearnerConfig}
-    sections |= {"replay": ReplayConfig, "training": TrainingConfig, "reward": RewardConfig}
-    sections |= {"evaluation": EvaluationConfig, "checkpoint": CheckpointConfig}
-    values = {}
+    section = prefix.removesuffix(".") or "config"
+    require(isinstance(data, Mapping), section, data, "must be a mapping of settings to values")
+    hints, values = hints_of(kind), {}
     for name, value in data.items():
-        require(name in known, f"{prefix}{name}", value, f"known settings are {sorted(known)}")
-        if name in sections:
-            values[name] = from_dict(value, sections[name], f"{prefix}{name}.")
+        require(name in hints, f"{prefix}{name}", value, f"known settings are {sorted(hints)}")
+        if dataclasses.is_dataclass(hints[name]):
+            values[name] = from_dict(value, hints[name], f"{prefix}{name}.")
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import re
+from typing import Annotated, get_args, get_origin
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxqmix.config import (
     CheckpointConfig,
@@ -17,11 +21,13 @@ from jaxqmix.config import (
     EnvConfig,
     EvaluationConfig,
     LearnerConfig,
+    Range,
     ReplayConfig,
     RewardConfig,
     RunConfig,
     TrainingConfig,
     from_dict,
+    hints_of,
     to_dict,
 )
 from jaxqmix.presets import PRESETS, preset
@@ -126,11 +132,183 @@ def test_bad_value_is_refused(setting, value):
 
 def test_every_setting_has_a_bad_value():
     """No numeric or named setting goes unchecked."""
-    switches = {"learner.double_q", "env.right_of_way", "evaluation.symmetric"}
     files = {"env.city", "env.city_checksum"}  # checked where the file is read
-    unchecked = switches | files | {"domain.reward", "env.blind_to"}
+    unchecked = files | {"domain.reward", "env.blind_to"}
     settings = {f"{s}.{f.name}" for s, kind in SECTIONS.items() for f in dataclasses.fields(kind)}
-    assert settings - unchecked - set(BAD) == set()
+    switches = {"learner.double_q", "env.right_of_way", "evaluation.symmetric"}
+    assert settings - unchecked - switches - set(BAD) == set()
+
+
+def limited(kind):
+    """Names, types and limits of a section's numbers."""
+    for name, hint in hints_of(kind).items():
+        if get_origin(hint) is Annotated:
+            yield name, *get_args(hint)
+
+
+HUGE = (10**401, -(10**401), 10**5000, 1e308, -1e308)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_number_has_limits(section):
+    """Also whole numbers that no float holds are refused in one short line."""
+    kind = SECTIONS[section]
+    limits = {name: limit for name, _, limit in limited(kind)}
+    numbers = [f.name for f in dataclasses.fields(kind) if type(f.default) in (int, float)]
+    assert set(numbers) - set(limits) <= {"double_q", "right_of_way", "symmetric"}
+    for name, hint, limit in limited(kind):
+        assert -1e39 < limit.low < limit.high < 1e39
+        for value in HUGE:
+            value = value if hint is not int else int(value)
+            with pytest.raises(ConfigError, match=rf"{name} = .* is not allowed") as refusal:
+                kind(**{name: (value, value) if hint == Range else value})
+            assert len(str(refusal.value)) < 250 and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", ["False", "no", 0, 1, None, np.bool_(True), 7])
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [("env", "right_of_way"), ("learner", "double_q"), ("evaluation", "symmetric")],
+)
+def test_switches_are_true_or_false(section, name, value):
+    with pytest.raises(ConfigError, match=rf"{section}\.{name} = .* must be True or False"):
+        SECTIONS[section](**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: RunConfig(domain=None), "domain = None is not allowed: must be a DomainConfig"),
+        (
+            lambda: RunConfig(env={"drones": 3}),
+            "env = {'drones': 3} is not allowed: must be a EnvC",
+        ),
+        (lambda: RunConfig(preset=3), "preset = 3 is not allowed: must be a text"),
+        (lambda: RunConfig(preset=""), "preset =  is not allowed: must be a name"),
+        (lambda: RunConfig(preset="a\nb"), r"preset = a\nb is not allowed: must be a name"),
+        (lambda: DomainConfig(reward=None), "domain.reward = None is not allowed: must be a Rew"),
+        (lambda: EnvConfig(blind_to=["clock"]), "env.blind_to = ['clock'] is not allowed: must be"),
+        (lambda: EnvConfig(blind_to=None), "env.blind_to = None is not allowed: must be a tuple"),
+        (lambda: EnvConfig(sensing=["radar"]), "env.sensing = ['radar'] is not allowed: must be"),
+        (
+            lambda: DomainConfig(wind_speed=(False, True)),
+            "domain.wind_speed = (False, True) is not",
+        ),
+        (lambda: EnvConfig(city=3), "env.city = 3 is not allowed: must be a text"),
+    ],
+)
+def test_values_of_another_kind_are_refused(make, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        make()
+
+
+def test_a_long_value_is_shortened_and_kept_in_one_line():
+    for value in ("x" * 3000, "a\nb\x1b[31m" * 1000):
+        with pytest.raises(ConfigError, match=r"characters\) is not allowed") as refusal:
+            EnvConfig(sensing=value)
+        assert len(str(refusal.value)) < 250 and str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"env_steps": 4 * 10**9, "swarms": 8, "rollout": 1}, "gradient steps, and 2,147,483,647"),
+        ({"env_steps": 10**12}, "gradient steps"),
+        ({"env_steps": 10**11, "swarms": 4096}, "must be at most 10,000,000,000 env steps"),
+    ],
+)
+def test_budgets_beyond_32_bits_are_refused(training, words):
+    with pytest.raises(ConfigError, match=rf"training\.env_steps = .*{words}"):
+        RunConfig(training=TrainingConfig(**training))
+
+
+def test_whole_numbers_of_a_float_setting_become_floats():
+    """So that 1000 and 1000.0 are one setting, also where JSON texts are compared."""
+    whole = EnvConfig(city_width=1000), DomainConfig(wind_speed=(0, 5))
+    assert json.dumps([to_dict(each) for each in whole]) == json.dumps(
+        [to_dict(EnvConfig(city_width=1000.0)), to_dict(DomainConfig(wind_speed=(0.0, 5.0)))]
+    )
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-3, 12),
+    st.floats(),
+    st.floats(0, 2),
+    st.text(max_size=5),
+    st.sampled_from(["mlp", "gru", "qmix", "vdn", "online", "replay", "footprint", "clock"]),
+    st.tuples(st.floats(0, 2), st.floats(0, 2)),
+    st.lists(st.text(max_size=3), max_size=2),
+    st.lists(st.text(max_size=3), max_size=2).map(tuple),
+    st.builds(np.float64, st.floats(0, 1)),
+    st.builds(np.int64, st.integers(0, 9)),
+    st.builds(dict),
+)
+
+
+def likely(hint):
+    """Values of a field's type within its limits, and sometimes anything else."""
+    if get_origin(hint) is not Annotated:
+        return JUNK
+    hint, limit = get_args(hint)
+    if hint == Range:
+        ends = st.lists(st.floats(limit.low, limit.high), min_size=2, max_size=2)
+        return st.one_of(ends.map(lambda pair: tuple(sorted(pair))), JUNK)
+    numbers = st.floats(limit.low, limit.high) | st.integers(int(limit.low), int(limit.high))
+    return st.one_of(numbers, st.integers(1, 64), JUNK)
+
+
+VALUES = {
+    section: {name: likely(hint) for name, hint in hints_of(kind).items()}
+    for section, kind in SECTIONS.items()
+}
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_whatever_is_accepted_is_saved_and_read_back_equal(data):
+    """Any values of any settings, one section after the other."""
+    accepted = {}
+    for section, kind in SECTIONS.items():
+        names = data.draw(st.sets(st.sampled_from(sorted(hints_of(kind))), max_size=3))
+        values = {name: data.draw(VALUES[section][name], name) for name in sorted(names)}
+        try:
+            found = kind(**values)
+        except ConfigError as refusal:
+            assert str(refusal).isprintable() and len(str(refusal)) < 1000
+            continue
+        again = from_dict(json.loads(json.dumps(to_dict(found), allow_nan=False)), kind)
+        assert again == found and hash(again) == hash(found)
+        assert json.dumps(to_dict(again)) == json.dumps(to_dict(found))
+        accepted[section] = found
+    accepted.pop("domain.reward", None)
+    with contextlib.suppress(ConfigError):
+        whole = RunConfig(**accepted)
+        assert from_dict(json.loads(json.dumps(to_dict(whole)))) == whole
+
+
+ANY_JSON = st.recursive(
+    JUNK,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["env", "domain", "reward", "learner", "drones", "preset"])
+            | st.text(max_size=3),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(ANY_JSON)
+def test_any_file_is_a_config_or_refused(data):
+    """Nothing but `ConfigError`, whatever a config file holds."""
+    with contextlib.suppress(ConfigError):
+        assert isinstance(from_dict(data), RunConfig)
 
 
 LIMITS = {
@@ -310,6 +488,21 @@ def test_bad_replacements_are_refused(settings, words):
     """In one line, with the setting that was meant."""
     with pytest.raises(ConfigError, match=re.escape(words)):
         RunConfig().replace(**settings)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"domain": 3}, "domain = 3 is not allowed: must be a mapping"),
+        ({"domain": {"reward": []}}, "domain.reward = [] is not allowed: must be a mapping"),
+        ([], "config = [] is not allowed: must be a mapping"),
+        (None, "config = None is not allowed: must be a mapping"),
+        ({3: 4}, "3 = 4 is not allowed: known settings are"),
+    ],
+)
+def test_a_section_that_is_no_mapping_is_refused(data, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        from_dict(data)
 
 
 def test_bad_value_in_a_dictionary_is_refused():
