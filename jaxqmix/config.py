@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from jaxqmix.documentation import documented
 
 Range = tuple[float, float]
-LONGEST_SHOWN = 60
+LONGEST_SHOWN = 200
 """Characters of a refused value that its error repeats."""
 
 
@@ -488,7 +488,7 @@ class RunConfig(Checked):
     def check(self) -> None:
         """Checks what concerns several sections; raises `ConfigError`."""
         training, learner = self.training, self.learner
-        fits = 0 < len(self.preset) <= LONGEST_SHOWN and self.preset.isprintable()
+        fits = 0 < len(self.preset) <= 60 and self.preset.isprintable()
         require(fits, "preset", self.preset, "must be a name of 1 to 60 printable characters")
         self._check_budget()
         require(

@@ -139,7 +139,7 @@ def exploration_rate(env_steps: jax.Array, horizon: int, config: TrainingConfig)
         rate = jnp.float32(config.epsilon_decay_per_episode)
         epsilon = config.epsilon_start * rate ** (env_steps / horizon)
         return jnp.maximum(epsilon, config.epsilon_end)
-    share = jnp.clip(env_steps / config.epsilon_decay_steps, 0.0, 1.0)
+    share = jnp.clip(env_steps / float(config.epsilon_decay_steps), 0.0, 1.0)
     return config.epsilon_start + share * (config.epsilon_end - config.epsilon_start)
 
 
@@ -151,9 +151,10 @@ def stagger(swarms: Swarms, horizon: int, rollout_steps: int, devices: int = 1) 
     episode, swarms begun late get no credit for what their starts saw.
     """
     count = swarms.done.shape[0]
-    order = jnp.arange(count).reshape(-1, devices).T.reshape(-1)
+    # In NumPy, for swarms x horizon may outgrow int32.
+    order = np.arange(count, dtype=np.int64).reshape(-1, devices).T.reshape(-1)
     time = order * horizon // count // rollout_steps * rollout_steps
-    return replace(swarms, state=replace(swarms.state, time=time.astype(jnp.int32)))
+    return replace(swarms, state=replace(swarms.state, time=jnp.asarray(time, jnp.int32)))
 
 
 def state_specs(config: RunConfig) -> TrainState:
