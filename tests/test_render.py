@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import builtins
+import itertools
 import json
 import re
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxqmix.config import ConfigError
-from jaxqmix.render import painting, render, scene
+from jaxqmix.render import painting, render, replay, scene
 from jaxqmix.render.animation import shown_steps
 from jaxqmix.render.still import ground_image
 from jaxqmix.types import DELAYED, LOST, Episode, Events, replace
@@ -292,3 +293,76 @@ def large_episode() -> Episode:
 def test_a_replay_of_twenty_drones_and_400_steps_is_below_five_megabytes(tmp_path):
     out = render(large_episode(), tmp_path / "large.html", cell_size=50.0)
     assert out.stat().st_size < 1.5e6
+
+
+# Machado, Oliveira and Fernandes (2009), severity 1, on linear light; and Ottosson's OKLab (2020).
+SIGHT = {
+    "usual": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+CONES = [
+    [0.4122214708, 0.5363325363, 0.0514459929],
+    [0.2119034982, 0.6806995451, 0.1073969566],
+    [0.0883024619, 0.2817188376, 0.6299787005],
+]
+OPPONENTS = [
+    [0.2104542553, 0.7936177850, -0.0040720468],
+    [1.9779984951, -2.4285922050, 0.4505937099],
+    [0.0259040371, 0.7827717662, -0.8086757660],
+]
+
+
+def seen_distance(first: str, second: str, sight: str) -> float:
+    """How far apart two colours look: 100 is from black to white, 2 is just noticed."""
+
+    def look(colour):
+        value = scene.rgb(colour) / 255
+        light = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+        light = np.clip(np.array(SIGHT[sight]) @ light, 0, 1)
+        return np.array(OPPONENTS) @ np.cbrt(np.array(CONES) @ light)
+
+    return 100 * float(np.linalg.norm(look(first) - look(second)))
+
+
+PICTURE = {"unseen": scene.UNSEEN, "seen": scene.SEEN, "hidden": scene.HIDDEN}
+GROUND = ("unseen", "seen", "fresh", "hidden", "zone")
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+@pytest.mark.parametrize(
+    "colours",
+    [PICTURE, *({name: theme[name] for name in GROUND} for theme in (replay.DARK, replay.LIGHT))],
+    ids=["picture", "dark", "light"],
+)
+def test_ground_and_zones_look_different_to_everybody(colours, sight):
+    for one, other in itertools.combinations(colours, 2):
+        assert seen_distance(colours[one], colours[other], sight) > 8, (one, other)
+
+
+def test_drones_of_one_hue_differ_by_another_mark():
+    """Tone and shape of a number: 3 and 4 repeat together after 12 rounds of the hues."""
+    drones, hues = 80, len(scene.HUES)
+    assert f"const HUES = {hues};" in replay.asset("flight.js")
+    colours = scene.drone_colours(drones)
+    marks = {(*colours[drone], drone // hues % 4) for drone in range(drones)}
+    assert len(marks) == drones
+
+
+def test_every_colour_that_the_page_uses_has_a_value_in_both_themes():
+    used = set(re.findall(r"var\(--([a-z-]+)\)", replay.asset("replay.css")))
+    assert used - {"colour", "left", "right"} <= set(replay.DARK)
+    assert set(replay.DARK) == set(replay.LIGHT)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_render import CELL, STEPS, large_episode, small_episode
 
-from jaxqmix.render import render
+from jaxqmix.render import render, replay
 from jaxqmix.render.notebook import show
 from jaxqmix.types import replace
 
@@ -53,21 +53,25 @@ def visit(browser, tmp_path):
         troubles.append(f"request to {route.request.url}")
         route.abort()
 
-    def visit(size=(1200, 750), phone=False, notebook=False, large=False, **options):
+    def visit(
+        episode=None, size=(800, 500), phone=False, notebook=False, large=False, part="", **options
+    ):
         out = tmp_path / "replay.html"
         if notebook:
             out.write_text(show(small_episode(), cell_size=CELL, **options).data, encoding="utf-8")
         else:
-            episode, cell_size = (large_episode(), 50.0) if large else (small_episode(), CELL)
-            render(episode, out, cell_size=cell_size, **options)
+            flown, cell_size = (large_episode(), 50.0) if large else (small_episode(), CELL)
+            render(episode or flown, out, cell_size=cell_size, **options)
         viewport = {"width": size[0], "height": size[1]}
-        context = browser.new_context(viewport=viewport, has_touch=phone, offline=True)
+        context = browser.new_context(
+            viewport=viewport, has_touch=phone, offline=True, color_scheme="dark"
+        )
         contexts.append(context)
         context.route("http*://**", refuse)
         page = context.new_page()
         page.on("console", note)
         page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.goto(out.as_uri())
+        page.goto(out.as_uri() + part)
         page = page.frames[1] if notebook else page
         assert page.evaluate("replay.ready"), "the browser draws no WebGL"
         return page
@@ -79,7 +83,13 @@ def visit(browser, tmp_path):
 
 
 def figure(page, name, view=0):
-    return page.locator(".view").nth(view).locator(f'[data-figure="{name}"]').inner_text()
+    cell = page.locator(f'[data-figure="{name}"][data-view="{view}"]')
+    return words(cell)
+
+
+def words(place):
+    """The text of a place, with usual spaces."""
+    return place.inner_text().replace("\xa0", " ")
 
 
 def pixels(page):
@@ -128,7 +138,7 @@ def test_twenty_drones_and_400_steps_play(visit):
           window.requestAnimationFrame = (callback) => request((now) => {
             callback(now);
             steps.push(replay.step);
-            if (steps.length === 40) resolve(steps);
+            if (steps.length === 20) resolve(steps);
           });
           replay.play();
         })"""
@@ -141,7 +151,7 @@ def test_following_and_turning_change_the_picture(visit):
     whole = pixels(page)
     page.locator("#follow").select_option("1")
     assert pixels(page) != whole
-    assert "Drone 2" in page.locator(".more").inner_text()
+    assert words(page.locator("#more")) == "Drone 2: 40 m up, command received."
     page.locator("#follow").select_option("")
     box = page.locator("#canvas").bounding_box()
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -161,18 +171,97 @@ def test_two_episodes_share_one_slider(visit):
     assert figure(page, "violations", view=0) == "1"
     assert figure(page, "violations", view=1) == "0"
     assert figure(page, "coverage", view=1) == "20.1 %"
-    assert "over after 3 steps" in page.locator(".more").nth(1).inner_text()
+    assert "over after 3 steps" in words(page.locator(".view h2").nth(1))
+
+
+def test_the_sooner_of_two_is_named_at_the_top_and_at_the_end(visit):
+    first, second = small_episode(), small_episode()
+    first.coverage[4:], second.coverage[5:] = 0.92, 0.93
+    for other, title, said in (
+        (second, "Planner", "is 1 step (20 %) sooner: it has seen 90 % after 4 steps"),
+        (small_episode(), "Planner", "has seen 90 % after 4 steps; Planner never, with 35.1 %"),
+        (first, "Policy", "Both have seen 90 % after 4 steps."),
+    ):
+        page = visit(first, title="Policy", other=other, other_title=title)
+        assert said in words(page.locator("#verdict"))
+        assert page.locator("#outcome").is_hidden()
+        page.keyboard.press("End")
+        assert words(page.locator("#outcome")) == words(page.locator("#verdict"))
+        assert figure(page, "at90") == "4"
+
+
+def test_keys_buttons_and_links_go_to_a_step(visit):
+    page = visit(part="#step=3&follow=2&trail=whole")
+    assert page.evaluate("replay.step") == 3
+    assert page.locator("#follow").input_value() == "1"
+    assert page.locator("#trail").input_value() == "whole"
+    page.locator("#play").focus()
+    for key, step in (("End", STEPS), ("ArrowLeft", STEPS - 1), ("Home", 0), ("ArrowRight", 1)):
+        page.keyboard.press(key)
+        assert page.evaluate("replay.step") == step, key
+    page.keyboard.press("PageDown")
+    page.keyboard.press("r")
+    assert page.evaluate("replay.step") == STEPS and page.locator("#follow").input_value() == ""
+    for name, step in (("first", 0), ("forward10", STEPS), ("back", STEPS - 1), ("back10", 0)):
+        page.locator(f"#{name}").click()
+        assert page.evaluate("replay.step") == step, name
+    page.locator("#last").click()
+    page.locator("#link").click()
+    assert page.url.endswith(f"#step={STEPS}&trail=whole")
+    page.keyboard.press("?")
+    assert page.locator("#keys dl").is_visible()
+    with page.expect_download() as download:
+        page.keyboard.press("s")
+    assert download.value.suggested_filename == f"replay-step-{STEPS}.png"
+
+
+def test_the_timeline_tells_the_step_under_the_pointer(visit):
+    page = visit(title="Policy")
+    rows = page.locator("#chart .word").all_text_contents()
+    assert rows == ["95 %", "90 %", "seen", "lost", "conflicts", "no-fly"]
+    assert page.locator("#chart .level").count() == 2
+    box = page.locator("#slider").bounding_box()
+    page.mouse.move(box["x"] + 8 + (box["width"] - 16) * 3 / STEPS, box["y"] + 20)
+    lines = page.locator("#tip p").all_text_contents()
+    assert [line.replace("\xa0", " ") for line in lines] == ["step 3", "20.1 % seen, 2 conflicts"]
+
+
+def test_a_title_never_becomes_markup(visit):
+    title = '<img src=x onerror="document.title=1"><b>Policy</b> & "Co"'
+    page = visit(title=title, other=small_episode(), other_title=title)
+    assert page.locator("#title").inner_text() == f"{title} (left) and {title} (right)"
+    assert page.locator("#stage img, #stage b b, #panel img, #panel h1 b").count() == 0
+
+
+def test_the_page_follows_the_systems_theme(visit):
+    page = visit()
+    dark = pixels(page)
+    page.emulate_media(color_scheme="light")
+    assert pixels(page) != dark
+    assert page.evaluate("theme.ink") == replay.LIGHT["ink"]
+
+
+def test_more_drones_are_no_more_draw_calls(visit):
+    calls = []
+    for large in (False, True):
+        page = visit(large=large, size=(480, 320))
+        pixels(page)
+        calls.append(page.evaluate("replay.calls"))
+    assert calls[1] <= calls[0] <= 16
 
 
 @pytest.mark.parametrize("size", [(390, 844), (844, 390)])
 def test_a_phone_shows_everything_without_scrolling(visit, size):
     page = visit(size=size, phone=True, title="A rather long title of a learned policy")
-    for name in ("#play", "#slider", "#clock", "#speed", "#follow", "#trail", ".card", ".compass"):
+    for name in ("#play", "#slider", "#clock", "#speed", "#follow", "#trail", "#verdict", "#help"):
         box = page.locator(name).bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= size[0], name
         assert box["y"] >= 0 and box["y"] + box["height"] <= size[1], name
     stage = page.locator(".window").bounding_box()
     assert stage["height"] > 0.4 * size[1]
+    assert page.locator("#legend").is_hidden()
+    page.locator("#help").tap()
+    assert page.locator("#legend").is_visible()
     page.locator("#play").tap()
     assert page.evaluate("replay.playing")
 

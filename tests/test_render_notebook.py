@@ -35,7 +35,7 @@ def test_a_replay_is_a_page_inside_the_page(tmp_path):
     shown = jaxqmix.show(small_episode(), cell_size=CELL, title=title)
     out = render(small_episode(), tmp_path / "x.html", cell_size=CELL, title=title)
     start = '<div><iframe srcdoc="'
-    assert shown.data.startswith(start) and 'sandbox="allow-scripts"' in shown.data
+    assert shown.data.startswith(start) and 'sandbox="allow-scripts ' in shown.data
     page = shown.data[len(start) : shown.data.index('"', len(start))]
     assert html.unescape(page) == out.read_text(encoding="utf-8")
 

@@ -66,6 +66,5 @@ def show(
     # A page inside the page: neither one's style and scripts reach the other.
     page = html.escape(content.decode("utf-8"))
     style = f"width: 100%; height: {REPLAY_HEIGHT}px; border: 0; border-radius: 8px"
-    return display.HTML(
-        f'<div><iframe srcdoc="{page}" style="{style}" sandbox="allow-scripts"></iframe></div>'
-    )
+    allowed = 'sandbox="allow-scripts allow-downloads" allow="fullscreen" allowfullscreen'
+    return display.HTML(f'<div><iframe srcdoc="{page}" style="{style}" {allowed}></iframe></div>')

@@ -18,12 +18,60 @@ from jaxqmix.types import Episode
 
 UNIT = 0.1
 """Metres per count of a stored length; coarser only where a city is wider than 6.5 km."""
-LONGEST = 32_767
-"""Steps fit into 16 bits."""
-FRESH = "#FFDE7A"
-"""Ground seen a moment ago."""
+LONGEST = 32_766
+"""Steps, and one for never, fit into 16 bits."""
 CONFLICT_BIT, BUILDING_BIT, VIOLATION_BIT = 4, 8, 16
 """Bits of a mark, above the two of the link; as in assets/world.js."""
+
+DARK = {
+    "panel": "#161c25",
+    "raised": "#232c39",
+    "line": "#3c4858",
+    "ink": "#eef1f5",
+    "soft": "#a9b4c3",
+    "sky": "#1c2430",
+    "sky-low": "#10151d",
+    "slab": "#2b3542",
+    "plate": "rgba(22, 28, 37, 0.72)",
+    "first": "#6cc0f2",
+    "second": "#f2a65a",
+    "on-first": "#10202c",
+    "unseen": "#566374",
+    "seen": "#f0e9da",
+    "fresh": "#ffb800",
+    "hidden": "#15181e",
+    "hatch": "#4a505b",
+    "zone": "#ff7a9c",
+    "zone-ink": "#ff9db8",
+    "conflict": "#d3003f",
+    "building-hit": "#7a45b0",
+    "violation": "#e07b00",
+    "on-mark": "#ffffff",
+    "link": "#ffffff",
+    "on-link": "#20242b",
+}
+"""Colours of the page and of its city, by the names that assets/replay.css uses."""
+LIGHT = DARK | {
+    "panel": "#ffffff",
+    "raised": "#eef2f6",
+    "line": "#c9d2dc",
+    "ink": "#1b222c",
+    "soft": "#576372",
+    "sky": "#dfe8f1",
+    "sky-low": "#f6f8fa",
+    "slab": "#b4bfcb",
+    "plate": "rgba(255, 255, 255, 0.8)",
+    "first": "#1173b5",
+    "second": "#c25a00",
+    "on-first": "#ffffff",
+    "unseen": "#7c8898",
+    "seen": "#f7f2e6",
+    "hidden": "#2a2e36",
+    "hatch": "#646b77",
+    "zone": "#b80046",
+    "zone-ink": "#a8003c",
+}
+"""The same where the system prefers light pages."""
 
 
 def write_replay(episodes: list[Episode], titles: list[str], out: Path, cell_size: float) -> None:
@@ -38,24 +86,16 @@ def write_replay(episodes: list[Episode], titles: list[str], out: Path, cell_siz
     views = [
         pack(episode, title, cell_size) for episode, title in zip(episodes, titles, strict=True)
     ]
-    data = json.dumps({"palette": palette(), "views": views}, separators=(",", ":"))
+    data = json.dumps({"colours": list(DARK), "views": views}, separators=(",", ":"))
     words = " and ".join(title for title in titles if title)
     parts = {
         "title": html.escape(words or "Replay"),
         # No text of the user's can end the script element that holds it.
         "data": data.replace("<", "\\u003c"),
+        "theme": theme_style(),
         "style": asset("replay.css"),
         "three": asset("three.min.js"),
-        "world": asset("world.js"),
-        "replay": asset("replay.js"),
-        "unseen": scene.UNSEEN,
-        "seen": scene.SEEN,
-        "fresh": FRESH,
-        "hidden": scene.HIDDEN,
-        "noFly": "#FF5C8A",
-        "conflict": scene.CONFLICT,
-        "buildingHit": scene.BUILDING_HIT,
-        "violation": scene.VIOLATION,
+        **{name: asset(f"{name}.js") for name in ("world", "flight", "timeline", "replay")},
     }
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], asset("replay.html"))
     out.write_text(page, encoding="utf-8")
@@ -66,26 +106,16 @@ def asset(name: str) -> str:
     return (resources.files("jaxqmix.render") / "assets" / name).read_text(encoding="utf-8")
 
 
-def palette() -> dict[str, Any]:
-    """The colours of a scene, as assets/world.js names them."""
+def theme_style() -> str:
+    """The colours of both themes as variables of a style sheet."""
 
-    def pixel(colour: str) -> list[int]:
-        return [*scene.rgb(colour).astype(int).tolist(), 255]
+    def variables(colours: dict[str, str]) -> str:
+        return " ".join(f"--{name}: {colour};" for name, colour in colours.items())
 
-    return {
-        "sky": "#141a23",
-        "slab": "#2b3542",
-        "noFly": "#E0205A",
-        "conflict": scene.CONFLICT,
-        "buildingHit": scene.BUILDING_HIT,
-        "violation": scene.VIOLATION,
-        "ground": {
-            "unseen": pixel(scene.UNSEEN),
-            "seen": pixel(scene.SEEN),
-            "fresh": pixel(FRESH),
-            "hidden": pixel(scene.HIDDEN),
-        },
-    }
+    return (
+        f":root {{ color-scheme: dark light; {variables(DARK)} }}\n"
+        f"@media (prefers-color-scheme: light) {{ :root {{ {variables(LIGHT)} }} }}"
+    )
 
 
 def encode(array: np.ndarray, dtype: str) -> str:

@@ -15,7 +15,7 @@ HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B4B
 TONES = (0.0, -0.38, 0.32)
 """Darker (towards black) and lighter (towards white) rounds of the hues, for larger swarms."""
 
-UNSEEN, SEEN, LOOKED_AT, HIDDEN = "#66707F", "#F2EDE1", "#FFF7B8", "#9C9389"
+UNSEEN, SEEN, LOOKED_AT, HIDDEN = "#66707F", "#F2EDE1", "#FFE680", "#2F333B"
 """Ground not yet seen, seen, inside a footprint now, and not coverable."""
 INK, PAPER = "#20242B", "#FFFFFF"
 CONFLICT, BUILDING_HIT, VIOLATION, NO_FLY = "#C2003A", "#6F3FA0", "#E07B00", "#B3123B"
