@@ -9,7 +9,6 @@ presets have now, nothing is done.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import tempfile
@@ -32,7 +31,7 @@ from common import (
 from jaxqmix import api
 from jaxqmix.compilation import enable_cache
 from jaxqmix.config import RunConfig, to_dict
-from jaxqmix.evaluation import METRICS, evaluator, summarise
+from jaxqmix.evaluation import METRICS, summarise
 from jaxqmix.planners import PLANNERS
 from jaxqmix.presets import PRESETS, preset
 from jaxqmix.runner import train
@@ -54,12 +53,9 @@ def reached(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
 
 def to_the_horizon(flyer: api.Flyer, episodes: int = 256) -> dict[str, Any]:
     """Flies on when the mission is complete: final coverage, and mean coverage over time."""
-    env = dataclasses.replace(flyer.config.env, coverage_target=1.0)
-    world = dataclasses.replace(flyer.env, config=env)
-    metrics, _ = evaluator(world, flyer.make_policy, 64)(flyer.parameters, 0, episodes)
-    figures = {name: float(np.mean(metrics[name])) for name in METRICS}
-    over_time = np.mean(metrics["coverage_over_time"], axis=0)
-    return figures | {"coverage_over_time": [round(float(c), 4) for c in over_time]}
+    report, _ = api.evaluate(flyer, episodes=episodes, to_horizon=True, curve=True)
+    figures = {name: report[name] for name in METRICS}
+    return figures | {"coverage_over_time": report["coverage_over_time"]["mean"]}
 
 
 def fly_planner(name: str, config: RunConfig) -> dict[str, Any]:

@@ -9,7 +9,6 @@ Several runs are the seeds of one preset: the table has their mean and, for t90,
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import EVALUATION, METRICS
 from jaxqmix.planners import PLANNERS
 from jaxqmix.rollout import fly_episodes
-from jaxqmix.training import greedy_policy, make_parts
 from jaxqmix.types import EnvParams, Policy, replace
 
 SWEEPS = {
@@ -62,21 +60,21 @@ class Fixed(UrbanGrid):
 
 
 def flights(
-    env: UrbanGrid, make_policy: Callable[[Any], Policy], episodes: int
-) -> Callable[[dict[str, float], Any], dict[str, float]]:
-    """A compiled `fly(values, parameters) -> metrics`, means over the episodes."""
+    env: UrbanGrid, episodes: int
+) -> Callable[[dict[str, float], Policy], dict[str, float]]:
+    """A compiled `fly(values, policy) -> metrics`, means over the episodes."""
     mesh = make_mesh(lambda devices: episodes % devices == 0)
 
-    def fly(values: dict, parameters: Any, keys: jax.Array) -> dict[str, jax.Array]:
+    def fly(values: dict, policy: Policy, keys: jax.Array) -> dict[str, jax.Array]:
         world = Fixed(env.config, env.domain, values)
-        return fly_episodes(keys, world, make_policy(parameters))[0]
+        return fly_episodes(keys, world, policy)[0]
 
     everywhere = jit(on_each_device(fly, mesh, (COPIED, COPIED, SPREAD), SPREAD))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0), EVALUATION), episodes)
 
-    def mean(values: dict[str, float], parameters: Any) -> dict[str, float]:
+    def mean(values: dict[str, float], policy: Policy) -> dict[str, float]:
         whole = {name: np.float32(values.get(name, np.nan)) for name in SWEEPS}
-        metrics = jax.device_get(everywhere(whole, parameters, keys))
+        metrics = jax.device_get(everywhere(whole, policy, keys))
         return {name: float(np.mean(metrics[name])) for name in METRICS}
 
     return mean
@@ -91,19 +89,21 @@ def over_seeds(reports: list[dict[str, float]]) -> dict[str, Any]:
 
 def conditions(flyers: list[api.Flyer], episodes: int) -> list[dict[str, Any]]:
     """One row for every condition, of flyers that differ by nothing but their parameters."""
-    first, seeds = flyers[0], [flyer.parameters for flyer in flyers]
+    first, seeds = flyers[0], [flyer.policy for flyer in flyers]
     sweeps = [(name, value) for name, values in SWEEPS.items() for value in values]
-    fly = flights(first.env, first.make_policy, episodes)
+    fly = flights(first.env, episodes)
     found = [(item, [fly(dict([item]), seed) for seed in seeds]) for item in sweeps]
     for zones in ZONES:
         world = with_env(first.config, no_fly_zones=zones)
-        fly = flights(api.make(world), first.make_policy, episodes)
-        found.append((("no_fly_zones", zones), [fly({}, seed) for seed in seeds]))
+        fly = flights(api.make(world), episodes)
+        flown = [fly({}, flyer.under(world).policy) for flyer in flyers]
+        found.append((("no_fly_zones", zones), flown))
     for drones, side in SIZES:
         world = resized(first.config, drones, side)
-        fly = flights(api.make(world), policy_in(world, first), episodes)
+        fly = flights(api.make(world), episodes)
+        flown = [fly({}, flyer.under(world).policy) for flyer in flyers]
         name = f"drones, {world.env.city_width / 1000:g} km"
-        found.append(((name, world.env.drones), [fly({}, seed) for seed in seeds]))
+        found.append(((name, world.env.drones), flown))
     return [
         {"policy": first.name, "condition": name, "value": value, **over_seeds(reports)}
         for (name, value), reports in found
@@ -115,13 +115,6 @@ def resized(config: RunConfig, drones: float, side: float) -> RunConfig:
     env = config.env
     width, length = (round(side * size) for size in (env.city_width, env.city_length))
     return with_env(config, drones=round(drones * env.drones), city_width=width, city_length=length)
-
-
-def policy_in(world: RunConfig, flyer: api.Flyer) -> Callable[[Any], Policy]:
-    """The flyer's policy for a world of another size."""
-    if flyer.name in PLANNERS:
-        return api.scripted(flyer.name, world).make_policy
-    return functools.partial(greedy_policy, world, make_parts(flyer.config, axis=None)[1])
 
 
 def main() -> None:

@@ -2,30 +2,70 @@
 
 The names below load when they are first used, so that `import jaxqmix` is quick:
 
-  preset(name)            the config of a named mission: quick, full, scale20, and each
-                          of them with sensing by chance: quick-probabilistic, ...
+  preset(name, **{"env.drones": 3})
+                          the config of a named mission: quick, full, scale20, and each of them with
+                          sensing by chance: quick-probabilistic, ...; `config.replace(...)` changes
+                          settings likewise
   make(config)            an environment: `reset(key, params)` and `step(key, state, actions,
                           params)` of one swarm, for `jax.vmap` and `jax.jit`
   with_city(config, city) the config for flights over a city file, or a folder of them
-  train(config, out)      trains a run in a folder
-  load_policy(path)       a trained policy, to act with
-  scripted(name, config)  a scripted planner, to act with; `planner` is its bare policy
-  evaluate(flyer)         flies held-out cities and judges either
-  record(flyer)           one recorded episode; `recorder` lets you choose the world
-  show(episode, cell_size=...)
-                          draws it in a notebook; `jaxqmix.render.render` draws it into a file
+  train(config, out)      trains a run in a folder and shows its progress
+  load_policy(path)       a trained policy with its config: a `Flyer`
+  scripted(name, config)  a scripted planner, one of `PLANNERS`, with a config: a `Flyer`; `planner`
+                          is the policy alone
+  evaluate(policy, config)
+                          flies held-out cities and judges a flyer or, with a config, any policy
+  record(policy, config)  one recorded episode; `recorder` lets you choose the world
+  show(episode)           draws it in a notebook; `draw` draws it into a file; both also take what
+                          `record` takes
   draw_observation(...)   draws what one drone observes
   use_all_cores()         before JAX's first computation: every CPU core becomes a device
-  RunConfig, EnvConfig, DomainConfig
-                          settings of a run, of the world's shapes, and of the ranges that worlds
-                          are drawn from
+  RunConfig, EnvConfig, DomainConfig, RewardConfig
+                          settings of a run, of the world's shapes, of the ranges that worlds are
+                          drawn from, and of the reward's terms
   ConfigError             what a setting that is not allowed raises
+  Policy, LearnedPolicy   what chooses actions, and what `load_policy` gives
+  State, Timestep, EnvParams, City, Episode
+                          records of a world, see their docstrings
+  ACTIONS                 names of the actions, in the order of their numbers
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    # What type checkers and editors read; the names are those of `_HOMES`.
+    from jaxqmix.api import Flyer as Flyer
+    from jaxqmix.api import draw as draw
+    from jaxqmix.api import evaluate as evaluate
+    from jaxqmix.api import load_policy as load_policy
+    from jaxqmix.api import make as make
+    from jaxqmix.api import record as record
+    from jaxqmix.api import recorder as recorder
+    from jaxqmix.api import scripted as scripted
+    from jaxqmix.api import show as show
+    from jaxqmix.api import train as train
+    from jaxqmix.config import ConfigError as ConfigError
+    from jaxqmix.config import DomainConfig as DomainConfig
+    from jaxqmix.config import EnvConfig as EnvConfig
+    from jaxqmix.config import RewardConfig as RewardConfig
+    from jaxqmix.config import RunConfig as RunConfig
+    from jaxqmix.distributed import use_all_cores as use_all_cores
+    from jaxqmix.maps import with_city as with_city
+    from jaxqmix.planners import PLANNERS as PLANNERS
+    from jaxqmix.planners import planner as planner
+    from jaxqmix.presets import preset as preset
+    from jaxqmix.render.observation import draw_observation as draw_observation
+    from jaxqmix.training import LearnedPolicy as LearnedPolicy
+    from jaxqmix.types import ACTIONS as ACTIONS
+    from jaxqmix.types import City as City
+    from jaxqmix.types import EnvParams as EnvParams
+    from jaxqmix.types import Episode as Episode
+    from jaxqmix.types import Policy as Policy
+    from jaxqmix.types import State as State
+    from jaxqmix.types import Timestep as Timestep
 
 __version__ = "0.1.0"
 
@@ -33,20 +73,32 @@ _HOMES = {
     "use_all_cores": "jaxqmix.distributed",
     "EnvConfig": "jaxqmix.config",
     "DomainConfig": "jaxqmix.config",
+    "RewardConfig": "jaxqmix.config",
     "RunConfig": "jaxqmix.config",
     "ConfigError": "jaxqmix.config",
     "preset": "jaxqmix.presets",
     "planner": "jaxqmix.planners",
+    "PLANNERS": "jaxqmix.planners",
     "make": "jaxqmix.api",
     "with_city": "jaxqmix.maps",
+    "train": "jaxqmix.api",
     "evaluate": "jaxqmix.api",
     "load_policy": "jaxqmix.api",
     "scripted": "jaxqmix.api",
     "record": "jaxqmix.api",
     "recorder": "jaxqmix.api",
-    "train": "jaxqmix.runner",
-    "show": "jaxqmix.render.notebook",
+    "show": "jaxqmix.api",
+    "draw": "jaxqmix.api",
+    "Flyer": "jaxqmix.api",
     "draw_observation": "jaxqmix.render.observation",
+    "LearnedPolicy": "jaxqmix.training",
+    "Policy": "jaxqmix.types",
+    "State": "jaxqmix.types",
+    "Timestep": "jaxqmix.types",
+    "EnvParams": "jaxqmix.types",
+    "City": "jaxqmix.types",
+    "Episode": "jaxqmix.types",
+    "ACTIONS": "jaxqmix.types",
 }
 __all__ = sorted(_HOMES)
 

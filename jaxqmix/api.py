@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxqmix import checkpoints
-from jaxqmix.compilation import jit
+from jaxqmix import checkpoints, runner
+from jaxqmix.compilation import enable_cache, jit
 from jaxqmix.config import COVERAGE_SUCCESS, DomainConfig, EnvConfig, RunConfig, require
 from jaxqmix.env.observation import groups
 from jaxqmix.env.urban_grid import UrbanGrid
-from jaxqmix.evaluation import EVALUATION, coverage_over_time, evaluator, success, summarise
+from jaxqmix.evaluation import (
+    EVALUATION,
+    Evaluate,
+    coverage_over_time,
+    evaluator,
+    success,
+    summarise,
+)
+from jaxqmix.learner.networks import Parameters
 from jaxqmix.maps import CityMap, stack, with_city, without_city
 from jaxqmix.planners import planner
 from jaxqmix.rollout import fly_episodes
+from jaxqmix.runner import Listener
 from jaxqmix.training import greedy_policy, make_parts
-from jaxqmix.types import EnvParams, Episode, Policy
+from jaxqmix.types import EnvParams, Episode, Policy, State, Timestep, replace
 
 
 def make(
@@ -38,8 +49,11 @@ def make(
         sizes replace the config's; see `jaxqmix.with_city`.
 
     Raises:
-      ConfigError: when the city cannot be read, or cannot be flown over.
+      ConfigError: on another type, and when the city cannot be read, or cannot be flown over.
     """
+    enable_cache()
+    allowed = "must be a RunConfig, such as jaxqmix.preset('quick'), or an EnvConfig"
+    require(isinstance(config, RunConfig | EnvConfig), "config", shown(config), allowed)
     config = with_city(config, city)
     env, ranges = (config.env, config.domain) if isinstance(config, RunConfig) else (config, None)
     cities = stack([city], env) if isinstance(city, CityMap) else None
@@ -48,30 +62,36 @@ def make(
 
 @dataclasses.dataclass(frozen=True)
 class Flyer:
-    """A policy with the config that it flies under.
+    """A policy with the config that it flies under; `load_policy` and `scripted` make it.
 
-    `make_policy(parameters)` is the policy. Programs take the parameters as an argument, so that
-    policies that differ by nothing else share one compiled program.
+    `policy` chooses actions for one swarm (see `jaxqmix.Policy`).
     """
 
     name: str
     config: RunConfig
-    make_policy: Callable[[Any], Policy]
-    parameters: Any = ()
+    make_policy: Callable[[RunConfig], Policy] = dataclasses.field(repr=False)
 
     @functools.cached_property
     def policy(self) -> Policy:
-        """The policy with its parameters."""
-        return self.make_policy(self.parameters)
+        """The policy for worlds of the config: a pytree, and hashable."""
+        return self.make_policy(self.config)
 
     @property
     def env(self) -> UrbanGrid:
         """The world that the policy flies in."""
         return make(self.config)
 
+    def under(self, config: RunConfig) -> Flyer:
+        """The same policy under another config: another weather, say, or more drones."""
+        require_config(config)
+        return dataclasses.replace(self, config=config)
+
 
 def load_policy(
-    path: str | Path, drones: int | None = None, city: str | Path | None = None
+    path: str | Path,
+    drones: int | None = None,
+    city: str | Path | None = None,
+    **settings: Any,
 ) -> Flyer:
     """A trained policy.
 
@@ -79,94 +99,282 @@ def load_policy(
       path: a run's folder or one of its checkpoints.
       drones: fly with so many instead; the policy is the same for every swarm.
       city: fly over this city file, or the cities of this folder, instead.
+      **settings: of the run to change, as by `RunConfig.replace`: `**{"domain.packet_loss": 0.5}`.
 
     Raises:
       CheckpointError: when it is missing, damaged or foreign.
-      ConfigError: when the city cannot be read, or the policy cannot observe it.
+      ConfigError: on a setting that is not allowed, and when the city cannot be read, or the policy
+        cannot observe it.
     """
+    enable_cache()
     trained, parameters, _ = checkpoints.load(Path(path))
-    config = with_city(with_drones(trained, drones), city)
-    check_observation(config, trained, city)
+    make_policy = functools.partial(learned_policy, trained, parameters["agent"])
+    flyer = Flyer(trained.learner.mixer, trained, make_policy)
+    if drones is not None:
+        settings["env.drones"] = drones
+    if not settings and city is None:
+        return flyer
+    config = with_city(trained.replace(**settings), city)
+    check_observation(config, trained)
+    return flyer.under(config)
+
+
+def learned_policy(trained: RunConfig, parameters: Parameters, config: RunConfig) -> Policy:
+    """The greedy policy of an agent's parameters for worlds of a config; raises `ConfigError` where
+    drones observe other numbers there than those trained."""
+    check_observation(config, trained)
     _, learner = make_parts(without_city(trained), axis=None)
-    make_policy = functools.partial(greedy_policy, config, learner)
-    return Flyer(trained.learner.mixer, config, make_policy, parameters["agent"])
+    return jit(functools.partial(greedy_policy, config, learner))(parameters)
 
 
-def check_observation(config: RunConfig, trained: RunConfig, city: str | Path | None) -> None:
-    """Raises `ConfigError` when drones over a city observe other numbers than those trained."""
+def check_observation(config: RunConfig, trained: RunConfig) -> None:
+    """Raises `ConfigError` when drones in a world observe other numbers than those trained."""
     now, before = groups(config.env), groups(trained.env)
     changed = next((name for name in now | before if now.get(name) != before.get(name)), None)
+    env, old, city = config.env, trained.env, config.env.city
+    world = f"{env.columns} x {env.rows} cells of {env.cell_size:g} m"
     require(
         changed is None,
-        "city",
-        city,
-        f"the policy was trained over {trained.env.columns} x {trained.env.rows} cells of "
-        f"{trained.env.cell_size:g} m, and over {config.env.columns} x {config.env.rows} of "
-        f"{config.env.cell_size:g} m `{changed}` of its observation is another; train with --city",
+        "env" if city is None else "city",
+        world if city is None else city,
+        f"the policy was trained over {old.columns} x {old.rows} cells of {old.cell_size:g} m, and "
+        f"over {world} `{changed}` of its observation is another; train there",
     )
 
 
 def scripted(
     name: str, config: RunConfig, drones: int | None = None, city: str | Path | None = None
 ) -> Flyer:
-    """A scripted planner under a run's config, with other drones or over a city if given."""
-    config = with_city(with_drones(config, drones), city)
+    """A scripted planner under a run's config.
+
+    Args:
+      name: one of `jaxqmix.PLANNERS`.
+      config: of the run.
+      drones: fly with so many instead.
+      city: fly over this city file, or the cities of this folder, instead.
+
+    Raises:
+      ConfigError: when there is no such planner, the drones do not fit, or the city cannot be read.
+    """
+    enable_cache()
+    require_config(config)
+    config = with_city(config, city)
     # A planner knows the true state, whatever a trained policy was blind to.
-    config = dataclasses.replace(config, env=dataclasses.replace(config.env, blind_to=()))
-    policy = planner(name, config.env)
-    return Flyer(name, config, lambda _: policy)
+    settings = {"env.blind_to": ()} | ({} if drones is None else {"env.drones": drones})
+    make_policy = functools.partial(planned_policy, name)
+    flyer = Flyer(name, config.replace(**settings), make_policy)
+    planner(name, flyer.config.env)  # raises
+    return flyer
 
 
-def with_drones(config: RunConfig, drones: int | None) -> RunConfig:
-    """The config with another number of drones; raises `ConfigError` when they do not fit."""
-    if drones is None:
-        return config
-    return dataclasses.replace(config, env=dataclasses.replace(config.env, drones=drones))
+def planned_policy(name: str, config: RunConfig) -> Policy:
+    """A scripted planner for worlds of a config."""
+    return planner(name, config.env)
+
+
+def require_config(config: Any) -> None:
+    """Raises `ConfigError` unless it is a run's config."""
+    require(
+        isinstance(config, RunConfig),
+        "config",
+        shown(config),
+        "must be a RunConfig, such as jaxqmix.preset('quick')",
+    )
+
+
+def shown(value: Any) -> str:
+    """A value in an error: short, in one line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def as_flyer(
+    policy: Flyer | Policy | Callable,
+    config: RunConfig | None = None,
+    city: str | Path | CityMap | None = None,
+) -> tuple[Flyer, UrbanGrid]:
+    """Any policy with the config that it flies under, and the world.
+
+    Args:
+      policy: a flyer, a policy, or a function `(key, state, timestep, memory) -> (actions, memory)`
+        without memory (then it gets `()`).
+      config: required with a bare policy; takes the place of a flyer's own.
+      city: as of `make`.
+
+    Raises:
+      ConfigError: when it is none of these, or does not fit the world.
+    """
+    if isinstance(policy, Flyer):
+        flyer = policy if config is None else policy.under(config)
+    else:
+        words = "must be a policy: jaxqmix.load_policy(run), jaxqmix.scripted(name, config), or a "
+        words += "function (key, state, timestep, memory) -> (actions, memory)"
+        require(callable(policy) and not isinstance(policy, type), "policy", shown(policy), words)
+        words = "give the RunConfig under which the policy flies"
+        require(config is not None, "config", None, words)
+        require_config(config)
+        name = getattr(policy, "__name__", type(policy).__name__)
+        policy = policy if is_tree(policy) else Opaque(policy)
+        check_policy(policy, config)
+        flyer = Flyer(name, config, lambda _: policy)
+    if city is not None:
+        flyer = flyer.under(with_city(flyer.config, city))
+    return flyer, make(flyer.config, city=city if isinstance(city, CityMap) else None)
+
+
+def is_tree(policy: Any) -> bool:
+    """Whether a policy is a pytree: programs then take its arrays as arguments."""
+    return not jax.tree_util.all_leaves([policy]) and hasattr(policy, "initial_memory")
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, eq=False)
+class Opaque:
+    """A policy that JAX does not look into; compiled into programs, once for each object."""
+
+    policy: Any
+
+    def initial_memory(self) -> Any:
+        """The policy's, or () where it has none."""
+        own = getattr(self.policy, "initial_memory", None)
+        return () if own is None else own()
+
+    def __call__(self, key: jax.Array, state: State, timestep: Timestep, memory: Any):
+        """See `Policy`."""
+        return self.policy(key, state, timestep, memory)
+
+
+def check_policy(policy: Policy, config: RunConfig) -> None:
+    """Raises `ConfigError` when a policy's actions or memory have other shapes than promised."""
+    env = make(config)
+
+    def first(key: jax.Array) -> tuple:
+        state, timestep = env.reset(key, env.draw_params(key))
+        memory = jax.tree.map(jnp.asarray, policy.initial_memory())
+        output = policy(key, state, timestep, memory)
+        pair = isinstance(output, tuple) and len(output) == 2
+        require(pair, "policy", shown(output), "must return a pair: actions and memory")
+        return jnp.asarray(output[0]), memory, jax.tree.map(jnp.asarray, output[1])
+
+    def kinds(tree: Any) -> tuple:
+        leaves, structure = jax.tree.flatten(tree)
+        return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
+
+    actions, before, after = jax.eval_shape(first, jax.random.key(0))
+    right = actions.shape == (config.env.drones,) and jnp.issubdtype(actions.dtype, jnp.integer)
+    returned = f"{actions.dtype}{list(actions.shape)}"
+    require(right, "policy's actions", returned, f"must be integers [{config.env.drones}]")
+    same = "must have the structure, shapes and types of initial_memory()"
+    require(kinds(before) == kinds(after), "policy's memory", shown(after), same)
+
+
+@functools.lru_cache(maxsize=32)
+def program(env: UrbanGrid, batch: int, keep: bool) -> Evaluate:
+    """The evaluation of any policy in a world; policies that differ by their arrays only are
+    compiled once."""
+    enable_cache()
+    return evaluator(env, lambda policy: policy, batch, keep)
+
+
+@functools.lru_cache(maxsize=32)
+def recording(env: UrbanGrid) -> Callable[[Policy, EnvParams, jax.Array], Episode]:
+    """A compiled function that records an episode of any policy in a given world."""
+    enable_cache()
+    bound = {item.name: getattr(env, item.name) for item in dataclasses.fields(env)}
+
+    @jit
+    def fly(policy: Policy, params: EnvParams, seed: jax.Array) -> Episode:
+        key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
+        world = ChosenWorld(**bound, params=params)
+        _, episodes = fly_episodes(jax.random.split(key, 1), world, policy, keep=True)
+        return jax.tree.map(lambda leaf: leaf[0], episodes)
+
+    return fly
 
 
 def evaluate(
-    flyer: Flyer, episodes: int = 256, seed: int = 0, keep: bool = False, curve: bool = False
+    policy: Flyer | Policy | Callable,
+    config: RunConfig | None = None,
+    *,
+    episodes: int = 256,
+    seed: int = 0,
+    to_horizon: bool = False,
+    keep: bool = False,
+    curve: bool = False,
+    city: str | Path | CityMap | None = None,
 ) -> tuple[dict[str, Any], Episode | None]:
     """Flies held-out cities.
 
     Args:
-      flyer: from `load_policy` or `scripted`.
+      policy: from `load_policy` or `scripted`; or, with a config, any policy or function (see
+        `jaxqmix.Policy`). What differs by its arrays only is compiled once.
+      config: fly under this config; by default the policy's own.
       episodes: how many.
       seed: which cities; the same for every policy.
+      to_horizon: fly on when the mission is complete, to the time limit or 100 % coverage.
       keep: also return the recorded episodes [E, ...].
       curve: also report `coverage_over_time`; see `jaxqmix.evaluation.coverage_over_time`.
+      city: fly over this one, as of `make`; the seed then decides starts, weather and chances.
 
     Returns:
       The report (metrics with 95 % confidence intervals, and `success` by criterion), and the
       episodes or None.
+
+    Raises:
+      ConfigError: on arguments that are not allowed.
     """
-    require(episodes >= 1, "episodes", episodes, "must be at least 1")
-    require(0 <= seed < 2**32, "seed", seed, "must lie between 0 and 2^32 - 1")
-    batch = min(episodes, flyer.config.evaluation.episodes)
-    fly = evaluator(flyer.env, flyer.make_policy, batch, keep)
-    metrics, recorded = fly(flyer.parameters, seed, episodes)
+    require_whole("episodes", episodes, 1, 2**31 - 1)
+    require_whole("seed", seed, 0, 2**32 - 1)
+    flyer, env = as_flyer(policy, config, city)
+    config = flyer.config
+    if to_horizon:
+        env = dataclasses.replace(env, config=replace(env.config, coverage_target=1.0))
+    fly = program(env, min(int(episodes), config.evaluation.episodes), keep)
+    metrics, recorded = fly(flyer.policy, int(seed), int(episodes))
     summary = summarise(metrics)
     report = {
-        "preset": flyer.config.preset,
+        "preset": config.preset,
         "policy": flyer.name,
-        "episodes": episodes,
-        "drones": flyer.config.env.drones,
-        "seed": seed,
+        "episodes": int(episodes),
+        "drones": config.env.drones,
+        "seed": int(seed),
+        "to_horizon": to_horizon,
         **summary,
-        "success": success(summary, flyer.config.evaluation),
+        "success": success(summary, config.evaluation),
     }
     if curve:
         report["coverage_over_time"] = coverage_over_time(metrics)
     return report, recorded
 
 
-def record(flyer: Flyer, seed: int = 0) -> Episode:
-    """One recorded episode, for `jaxqmix.show` and `jaxqmix.render.render`."""
-    _, episodes = evaluate(flyer, episodes=1, seed=seed, keep=True)
+def require_whole(setting: str, value: Any, low: int, high: int) -> None:
+    """Raises `ConfigError` unless a value is a whole number in a range."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    allowed = f"must be a whole number from {low} to {high}"
+    require(whole and low <= value <= high, setting, shown(value), allowed)
+
+
+def record(
+    policy: Flyer | Policy | Callable,
+    config: RunConfig | None = None,
+    *,
+    seed: int = 0,
+    city: str | Path | CityMap | None = None,
+) -> Episode:
+    """One recorded episode, for `jaxqmix.show` and `jaxqmix.render.render`; arguments as of
+    `evaluate`."""
+    require_whole("seed", seed, 0, 2**32 - 1)
+    flyer, env = as_flyer(policy, config, city)
+    _, episodes = program(env, 1, True)(flyer.policy, int(seed), 1)
     return jax.tree.map(lambda leaf: leaf[0], episodes)
 
 
-def recorder(flyer: Flyer) -> Callable[[EnvParams, int], Episode]:
+def recorder(
+    policy: Flyer | Policy | Callable,
+    config: RunConfig | None = None,
+    *,
+    city: str | Path | CityMap | None = None,
+) -> Callable[[EnvParams, int], Episode]:
     """A compiled function that records episodes in worlds of your choice.
 
     The world is an argument, so that another wind or another link compiles nothing anew:
@@ -176,22 +384,125 @@ def recorder(flyer: Flyer) -> Callable[[EnvParams, int], Episode]:
         calm, storm = fly(params, 0), fly(replace(params, wind=jnp.array([15.0, 0.0])), 0)
 
     Args:
-      flyer: from `load_policy` or `scripted`.
+      policy: as of `evaluate`.
+      config: as of `evaluate`.
+      city: as of `evaluate`.
 
     Returns:
       `fly(params, seed)`: one episode. The seed decides the city, the starts and all chances, as
       in `record`.
     """
+    flyer, env = as_flyer(policy, config, city)
+    fly = recording(env)
+    return lambda params, seed=0: jax.device_get(fly(flyer.policy, params, np.uint32(seed)))
 
-    @jit
-    def fly(parameters: Any, params: EnvParams, seed: jax.Array) -> Episode:
-        env = ChosenWorld(flyer.env.config, flyer.env.domain, params=params)
-        key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
-        policy = flyer.make_policy(parameters)
-        _, episodes = fly_episodes(jax.random.split(key, 1), env, policy, keep=True)
-        return jax.tree.map(lambda leaf: leaf[0], episodes)
 
-    return lambda params, seed: jax.device_get(fly(flyer.parameters, params, np.uint32(seed)))
+def show(
+    episode: Episode | Flyer | Policy | Callable,
+    config: RunConfig | None = None,
+    *,
+    cell_size: float | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Any:
+    """Shows an episode below a notebook's cell; the picture is kept in the notebook.
+
+    Args:
+      episode: from `record`; or what `record` takes, which is then flown.
+      config: as of `evaluate`, to fly.
+      cell_size: side of a grid cell, metres; needed with a recorded episode only.
+      seed: of what is flown.
+      **options: of `jaxqmix.render.notebook.show`: kind, title, other, other_title.
+
+    Raises:
+      ConfigError: on arguments that are not allowed, and without IPython.
+    """
+    from jaxqmix.render import notebook
+
+    episode, pictured = recorded(episode, config, cell_size, seed)
+    return notebook.show(episode, **(pictured | options))
+
+
+def draw(
+    episode: Episode | Flyer | Policy | Callable,
+    out: str | Path,
+    config: RunConfig | None = None,
+    *,
+    cell_size: float | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Path:
+    """Draws an episode into a file: .png, .gif, .mp4 or .html (a 3-D replay).
+
+    Args:
+      episode: as of `show`.
+      out: the file to write.
+      config: as of `show`.
+      cell_size: as of `show`.
+      seed: as of `show`.
+      **options: of `jaxqmix.render.render`: title, other, other_title, side, progress.
+
+    Returns:
+      The path written.
+
+    Raises:
+      ConfigError: on arguments that are not allowed, and for .mp4 without the extra `video`.
+    """
+    from jaxqmix.render import render
+
+    episode, pictured = recorded(episode, config, cell_size, seed)
+    return render(episode, out, **(pictured | options))
+
+
+def recorded(
+    episode: Any, config: RunConfig | None, cell_size: float | None, seed: int
+) -> tuple[Episode, dict[str, Any]]:
+    """An episode, flown where it is a policy, and its cell size and title."""
+    if not isinstance(episode, Episode):
+        flyer, _ = as_flyer(episode, config)
+        about = {"cell_size": flyer.config.env.cell_size, "title": flyer.name}
+        return record(flyer, seed=seed), about
+    if cell_size is None and isinstance(config, RunConfig):
+        cell_size = config.env.cell_size
+    allowed = "give the side of a grid cell in metres, or the config"
+    require(cell_size is not None, "cell_size", None, allowed)
+    return episode, {"cell_size": cell_size}
+
+
+def train(
+    config: RunConfig,
+    out: str | Path,
+    resume: bool = False,
+    *,
+    quiet: bool = False,
+    listener: Listener | None = None,
+    wandb: str | None = None,
+) -> dict[str, Any] | None:
+    """Trains a run in a folder, and shows its progress in the terminal or the notebook.
+
+    Args:
+      config: the run; `jaxqmix.preset(name)` gives one.
+      out: the run's folder; must be empty or new, unless `resume`.
+      resume: continue from the newest checkpoint there; the state goes on bit for bit on the same
+        machine, versions and number of devices.
+      quiet: show nothing.
+      listener: hears of the progress, instead of showing it.
+      wandb: also log to this project of Weights & Biases (extra `wandb`).
+
+    Returns:
+      The final evaluation (see `metrics.jsonl`), or None when it was asked to stop early.
+
+    Raises:
+      ConfigError: on an output folder in use, or a checkpoint that does not fit.
+    """
+    from jaxqmix.console import Console
+
+    require_config(config)
+    path = isinstance(out, str | os.PathLike)
+    require(path, "out", shown(out), "must be a folder, such as 'runs/first'")
+    enable_cache()
+    listener = listener or (Listener() if quiet else Console(Path(out)))
+    return runner.train(config, out, resume, listener, wandb)
 
 
 @dataclasses.dataclass(frozen=True)

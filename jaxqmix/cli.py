@@ -268,8 +268,8 @@ def evaluate_command(arguments: list[str]) -> int:
     flyer = find_flyer(name, given.planner, given.drones, given.city)
     report, episodes = api.evaluate(
         flyer,
-        given.episodes,
-        given.seed,
+        episodes=given.episodes,
+        seed=given.seed,
         keep=given.trajectories is not None,
         curve=given.json is not None,
     )
@@ -352,11 +352,11 @@ def render_command(arguments: list[str]) -> int:
         write(
             given.out,
             lambda path: render(
-                api.record(flyer, given.seed),
+                api.record(flyer, seed=given.seed),
                 path,
                 cell_size=flyer.config.env.cell_size,
                 title=flyer.name,
-                other=api.record(other, given.seed) if other else None,
+                other=api.record(other, seed=given.seed) if other else None,
                 other_title=other.name if other else "",
                 progress=progress,
             ),
@@ -383,7 +383,9 @@ def plot_command(arguments: list[str]) -> int:
         for planner in given.planner:
             flyer = api.scripted(planner, config)
             seed = config.evaluation.seed
-            planners[planner], _ = api.evaluate(flyer, given.episodes, seed, curve=True)
+            planners[planner], _ = api.evaluate(
+                flyer, episodes=given.episodes, seed=seed, curve=True
+            )
     show_runs(runs, planners)
     write(given.out, lambda path: plot_runs(runs, path, planners))
     return 0

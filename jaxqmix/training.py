@@ -7,6 +7,7 @@ once. The host only calls it, reports, evaluates and saves.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -34,9 +35,9 @@ from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.learner import replay as replay_store
 from jaxqmix.learner.networks import (
     AgentApply,
+    FromAllSides,
     Parameters,
     explore,
-    from_all_sides,
     greedy_actions,
     turned,
 )
@@ -60,12 +61,21 @@ class TrainState:
     episodes: jax.Array  # [] float32, episodes ended so far
 
 
-@dataclasses.dataclass(frozen=True)
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("parameters", "epsilon"),
+    meta_fields=("apply", "drones", "memory"),
+)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LearnedPolicy:
-    """A `Policy` that follows the agent network, greedily or exploring."""
+    """A `Policy` that follows the agent network, greedily or exploring.
+
+    A pytree of its parameters, and hashable: jit, vmap and scan take it as an argument, and
+    `jax.jit(policy)` compiles it.
+    """
 
     apply: AgentApply
-    parameters: Parameters  # of the agent
+    parameters: Parameters = dataclasses.field(repr=False)  # of the agent
     drones: int
     memory: int
     epsilon: jax.Array | None = None
@@ -124,7 +134,7 @@ def greedy_policy(config: RunConfig, learner: Learner, parameters: Parameters) -
     agent, memory = learner.agent, learner.memory
     if config.evaluation.symmetric:
         sides = symmetries(config.env)
-        agent, parameters = from_all_sides(agent), turned(parameters, sides)
+        agent, parameters = FromAllSides(agent), turned(parameters, sides)
         memory *= sides.actions.shape[0]
     return LearnedPolicy(agent, parameters, config.env.drones, memory)
 

@@ -264,7 +264,12 @@ def test_planners_are_drawn_with_other_numbers_of_drones(capsys, tmp_path, monke
     monkeypatch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
     flown, out = [], tmp_path / f"flight{ending}"
     record = api.record
-    monkeypatch.setattr(api, "record", lambda *given: flown.append(record(*given)) or flown[-1])
+
+    def recorded(flyer, seed):
+        flown.append(record(flyer, seed=seed))
+        return flown[-1]
+
+    monkeypatch.setattr(api, "record", recorded)
     command = ["render", "quick", "--planner", "greedy", "--drones", "3", "--out", str(out)]
     assert cli.run(command) == 0
     assert out.stat().st_size > 2000 and f"wrote {out}" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from jaxqmix.config import EnvConfig, LearnerConfig
 from jaxqmix.env import dynamics, sensing
 from jaxqmix.env.observation import groups, observe
 from jaxqmix.env.symmetry import symmetries
-from jaxqmix.learner.networks import from_all_sides, make_agent, memory_size, turned
+from jaxqmix.learner.networks import FromAllSides, make_agent, memory_size, turned
 from jaxqmix.presets import QUICK
 from jaxqmix.training import make_trainer
 from jaxqmix.types import ACTIONS, replace
@@ -139,7 +139,7 @@ def test_turned_agents_see_the_turned_world(network):
     agents = turned(parameters, table)
     seen = jax.random.normal(keys[2], (3, 5, features))  # three steps of five drones
     memory = jnp.zeros((5, memory_size(config)))
-    everything = from_all_sides(agent)
+    everything = FromAllSides(agent)
     eight = jnp.zeros((5, 8 * memory_size(config)))
     values, after = everything(agents, seen, eight)
     each = []

@@ -6,6 +6,8 @@ dict of arrays, and every function below the networks sees arrays only.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -74,6 +76,35 @@ def memory_size(config: LearnerConfig) -> int:
     return config.hidden if config.network == "gru" else 0
 
 
+@dataclasses.dataclass(frozen=True)
+class AgentNetwork:
+    """`Agent` with its static sizes bound; equal settings make equal networks, so that programs
+    compiled for one serve the other."""
+
+    config: LearnerConfig
+    features: int
+    actions: int
+
+    def build(self, key: jax.Array) -> Agent:
+        """A module with fresh weights."""
+        return Agent(self.config, self.features, self.actions, nnx.Rngs(key))
+
+    @functools.cached_property
+    def graph(self) -> nnx.GraphDef:
+        """The module without its weights."""
+        return nnx.split(nnx.eval_shape(lambda: self.build(jax.random.key(0))))[0]
+
+    def initialise(self, key: jax.Array) -> Parameters:
+        """Fresh parameters."""
+        return nnx.to_pure_dict(nnx.state(self.build(key), nnx.Param))
+
+    def __call__(
+        self, parameters: Parameters, observation: jax.Array, memory: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Action values and the new memory, as `Agent.__call__`."""
+        return nnx.merge(self.graph, parameters)(observation, memory)
+
+
 def make_agent(
     config: LearnerConfig, features: int, actions: int
 ) -> tuple[Callable[[jax.Array], Parameters], AgentApply]:
@@ -83,21 +114,8 @@ def make_agent(
       `initialise(key) -> parameters`, and `apply(parameters, observation, memory)` as
       `Agent.__call__`.
     """
-
-    def build(key: jax.Array) -> Agent:
-        return Agent(config, features, actions, nnx.Rngs(key))
-
-    graph, _ = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
-
-    def initialise(key: jax.Array) -> Parameters:
-        return nnx.to_pure_dict(nnx.state(build(key), nnx.Param))
-
-    def apply(
-        parameters: Parameters, observation: jax.Array, memory: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        return nnx.merge(graph, parameters)(observation, memory)
-
-    return initialise, apply
+    agent = AgentNetwork(config, features, actions)
+    return agent.initialise, agent
 
 
 def turned(parameters: Parameters, symmetries: Symmetries) -> Parameters:
@@ -118,23 +136,24 @@ def turned(parameters: Parameters, symmetries: Symmetries) -> Parameters:
     return jax.vmap(turn)(symmetries)
 
 
-def from_all_sides(agent: AgentApply) -> AgentApply:
+@dataclasses.dataclass(frozen=True)
+class FromAllSides:
     """The mean of the action values of several agents, those of `turned`, each with its memory.
 
     Silver et al. 2016, "Mastering the game of Go", Methods, Symmetries: the explicit ensemble.
-    `apply(parameters, observation, memory)` takes parameters [G, ...] and memory [..., G x M].
     """
-    agents = jax.vmap(agent, in_axes=(0, None, -2), out_axes=(0, -2))
 
-    def apply(
-        parameters: Parameters, observation: jax.Array, memory: jax.Array
+    agent: AgentApply
+
+    def __call__(
+        self, parameters: Parameters, observation: jax.Array, memory: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
+        """Takes parameters [G, ...] and memory [..., G x M]."""
+        agents = jax.vmap(self.agent, in_axes=(0, None, -2), out_axes=(0, -2))
         sides = jax.tree.leaves(parameters)[0].shape[0]
         each = memory.reshape(*memory.shape[:-1], sides, memory.shape[-1] // sides)
         values, each = agents(parameters, observation, each)
         return values.mean(axis=0), each.reshape(memory.shape)
-
-    return apply
 
 
 def greedy_actions(values: jax.Array, available: jax.Array) -> jax.Array:

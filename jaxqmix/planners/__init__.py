@@ -32,6 +32,7 @@ from jaxqmix.types import Policy, State, Timestep
 PLANNERS = ("random", "greedy", "voronoi", "lanes")
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Random:
     """Uniform among the available actions."""
@@ -47,6 +48,7 @@ class Random:
         return jnp.argmax(scores, axis=-1).astype(jnp.int32), memory
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Greedy:
     """The nearest unseen cell; with `territory`, first those nearer to no teammate."""

@@ -40,6 +40,7 @@ class LanesMemory:
     progress: jax.Array  # [N] float32, order reached
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Lanes:
     """A boustrophedon in equal parts, swept in lanes as wide as the footprint."""
