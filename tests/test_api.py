@@ -84,7 +84,7 @@ def test_flyers_are_data():
         assert flyer.under(larger).env.config.drones == 3
         for mine, theirs in zip(*map(jax.tree.leaves, (flyer.policy, again.policy)), strict=True):
             np.testing.assert_array_equal(mine, theirs)
-    with pytest.raises(ConfigError, match=r"env = .* cells .* is not allowed: drones observe"):
+    with pytest.raises(ConfigError, match=r"env = 20 x 16 cells .*`obstacles` of its obs"):
         learned().under(TINY.replace(**{"env.patch": 7})).policy  # noqa: B018
 
 
