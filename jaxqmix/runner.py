@@ -321,7 +321,8 @@ class Run:
         plot_runs(load_runs([self.folder]), self.folder / "curves.png")
         episode = record_episode(self.trainer, parameters, self.config.evaluation.seed)
         replay = self.folder / "replay.gif"
-        render(episode, replay, cell_size=self.config.env.cell_size)
+        title = f"{self.config.learner.mixer} in {self.config.preset}"
+        render(episode, replay, cell_size=self.config.env.cell_size, title=title)
         self.metrics.write_replay(replay, self.env_steps)
 
 

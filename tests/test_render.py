@@ -153,24 +153,48 @@ def test_a_painted_map_shows_what_is_seen_by_then():
     assert first[65, 5] == last[65, 5] == kinds["SEEN"]
     assert first[65, 35] == kinds["UNSEEN"] and last[65, 35] == kinds["SEEN"]
     assert first[65, 75] == last[65, 75] == kinds["UNSEEN"]
-    assert last[119, 199] == kinds["HIDDEN"]
+    assert last[119, 198] == kinds["HIDDEN"]
     assert first[33, 5] == kinds["LOOKED_AT"]  # 8 m south of the first drone
     assert kinds["UNSEEN"] < last[25, 155] < kinds["SEEN"]  # the building
-    assert last[25, 65] == painting.FIRST_DRONE and last[95, 65] == painting.FIRST_DRONE + 1
+    assert last[25, 70] == painting.FIRST_DRONE and last[95, 70] == painting.FIRST_DRONE + 1
 
 
 def test_a_lost_and_a_late_command_look_different():
     episode = scene.trim(small_episode())
     panel = painting.Panel(episode, "", CELL, side=200)
-    marks = {}
+    badges = {}
     for step in (1, 2, 4):
         frame = panel.paint(step)
-        x = 5 + 10 * step
-        marks[step] = [frame[y - 2 : y + 3, x - 2 : x + 3] for y in (25, 95)]
-    assert (marks[1][0] == painting.FIRST_DRONE).all()
-    assert set(np.unique(marks[2][0])) == {painting.PAPER, painting.INK}  # lost: a cross on white
-    late = set(np.unique(marks[4][1]))
-    assert {painting.PAPER, painting.FIRST_DRONE + 1} <= late  # late: half white
+        right, above = 5 + 10 * step + painting.DISC, painting.DISC
+        badges[step] = [
+            frame[y - above - 2 : y - above + 3, right - 2 : right + 3] for y in (25, 95)
+        ]
+    white_and_ink = {painting.PAPER, painting.INK}
+    received, lost = badges[1][0], badges[2][0]
+    assert painting.INK not in received
+    assert set(np.unique(lost)) == white_and_ink and lost[2, 2] == painting.INK  # a cross
+    late = badges[4][1]
+    assert (late[:, :2] == painting.INK).all() and (late[:, 3:] == painting.PAPER).all()
+
+
+def test_a_frame_tells_who_flies_and_which_drone_is_which():
+    """The title, a number in every drone, and what cannot be seen in the key and hatched."""
+    episode = scene.trim(small_episode())
+    panel = painting.Panel(episode, "", CELL, side=200)
+    frame = panel.paint(STEPS)
+    for y, drone in ((25, 0), (95, 1)):
+        disc = frame[y - 5 : y + 6, 60:71]
+        assert (disc == painting.FIRST_DRONE + drone).any() and (disc == painting.PAPER).any()
+    assert len(np.unique(frame[110:, 190:])) == 2
+    named = painting.Panel(episode, "Policy", CELL, side=200)
+    plain, titled = (painting.Sheet([item]).paint(STEPS, STEPS) for item in (panel, named))
+    assert (plain != titled).any(axis=1).nonzero()[0].max() < painting.HEADER
+    everywhere = painting.Panel(
+        replace(episode, coverable=np.ones_like(episode.coverable)), "", CELL, side=200
+    )
+    key = slice(painting.HEADER + 120, None)
+    without = painting.Sheet([everywhere]).blank
+    assert (painting.Sheet([panel]).blank[key] != without[key]).any()
 
 
 @pytest.mark.parametrize("other", [False, True])

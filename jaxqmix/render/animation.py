@@ -22,7 +22,7 @@ SECONDS = 14.0
 """Episodes play in about this time ..."""
 SLOWEST, FASTEST = 8.0, 30.0
 """... within these frames per second."""
-HOLD = 2.0
+HOLD = 4.0
 """Seconds for which the last frame stands."""
 
 Report = Callable[[int, int], None]

@@ -7,6 +7,7 @@ unchanged pixels stay equal from frame to frame.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,12 @@ COLOURS = FIRST_DRONE + DRONES
 NOTHING = 255
 """Marks a pixel that an overlay leaves as it is."""
 
-HEADER, FOOTER, MARGIN = 44, 28, 8
+HEADER, FOOTER, MARGIN = 44, 48, 8
 """Pixels above and below the maps, and around them."""
-FIGURES_WIDTH, KEY_WIDTH = 400, 470
+FIGURES_WIDTH, KEY_WIDTH = 400, 484
 """Pixels that the line of figures and the key are wide at most."""
+DISC, BADGE = 7, 4
+"""Radii in pixels of a drone and of the badge that tells of its link."""
 RECENT = 12
 """Steps of the trail that are drawn thick, and for which a mishap stays enlarged."""
 
@@ -96,6 +99,10 @@ class Panel:
         # Any building is at least one level darker than open ground.
         self.level = np.ceil(share * (LEVELS - 1)).astype(np.uint8)
         self.places = np.round(episode.positions[..., :2] * self.scale).astype(int)
+        # Hatched, so that nobody needs the colour to tell it from what is not seen yet.
+        row, column = np.ogrid[: self.map[0], : self.map[1]]
+        hidden = np.repeat(np.repeat(~episode.coverable, self.cell, axis=0), self.cell, axis=1)
+        self.hatch = hidden & ((row + column) % 6 == 0)
         self.overlay = Image.new("L", self.map[::-1], NOTHING)
         self.pen = ImageDraw.Draw(self.overlay)
         self._draw_no_fly()
@@ -135,6 +142,7 @@ class Panel:
         kind[(seen_at >= 0) & (seen_at <= step)] = SEEN
         cells = self.level + kind
         frame = np.repeat(np.repeat(cells, self.cell, axis=0), self.cell, axis=1)
+        frame[self.hatch] = GREY + 3
         for (x, y), radius in zip(
             self.places[step], self.episode.radii[step] * self.scale, strict=True
         ):
@@ -180,23 +188,33 @@ class Panel:
         radius = float(self.episode.radii[step, drone]) * self.scale
         pen.ellipse([x - radius, y - radius, x + radius, y + radius], outline=colour)
         link = self.episode.link[step - 1, drone] if step else None
-        draw_drone_mark(pen, x, y, colour, link)
+        draw_drone(pen, x, y, drone, link)
 
     def _colour(self, drone: int) -> int:
         return FIRST_DRONE + drone % DRONES
 
 
-def draw_drone_mark(pen: Any, x: float, y: float, colour: int, link: int | None) -> None:
-    """A disc; white with a cross when the last command was lost, half white when it was late."""
-    box = [x - 5, y - 5, x + 5, y + 5]
+def draw_drone(pen: Any, x: float, y: float, drone: int, link: int | None) -> None:
+    """A disc with the drone's number, counted from 1, and a badge when a command failed."""
+    fill = scene.drone_colours(drone + 1)[drone]
+    box = [x - DISC, y - DISC, x + DISC, y + DISC]
+    pen.ellipse(box, fill=FIRST_DRONE + drone % DRONES, outline=PAPER)
+    words = str(drone + 1)
+    ink, size = INK if scene.is_light(fill) else PAPER, 11 if len(words) == 1 else 9
+    pen.text((x + 0.5, y + 0.5), words, fill=ink, font=_font(size), anchor="mm")
+    draw_link(pen, x + DISC, y - DISC, link)
+
+
+def draw_link(pen: Any, x: float, y: float, link: int | None) -> None:
+    """A white badge with a cross when the last command was lost, half dark when it was late."""
+    box = [x - BADGE, y - BADGE, x + BADGE, y + BADGE]
     if link == LOST:
-        pen.ellipse(box, fill=PAPER, outline=INK, width=2)
-        pen.line([x - 2, y - 2, x + 2, y + 2], fill=INK, width=2)
-        pen.line([x - 2, y + 2, x + 2, y - 2], fill=INK, width=2)
-    else:
-        pen.ellipse(box, fill=colour, outline=PAPER)
-        if link == DELAYED:
-            pen.pieslice(box, 90, 270, fill=PAPER, outline=INK)
+        pen.ellipse(box, fill=PAPER, outline=INK)
+        pen.line([x - 2, y - 2, x + 2, y + 2], fill=INK)
+        pen.line([x - 2, y + 2, x + 2, y - 2], fill=INK)
+    elif link == DELAYED:
+        pen.ellipse(box, fill=PAPER, outline=INK)
+        pen.pieslice(box, 90, 270, fill=INK)
 
 
 class Sheet:
@@ -222,7 +240,8 @@ class Sheet:
             now = min(step, panel.length)
             part = frame[:, left : left + wide]
             words = f"{panel.title} · " if panel.title else ""
-            write(part, 0, 3, f"{words}step {now} of {panel.length}", 16)
+            end = write(part, 0, 3, f"{words}step {now} of {panel.length}", 16)
+            _write_right(part, 6, scene.wind_words(panel.episode.wind), 12, end + 8)
             write(part, 0, 23, panel.figures.caption(now), 13, INK - 3)
             rows, columns = panel.map
             start = (wide - columns) // 2
@@ -234,29 +253,58 @@ class Sheet:
 
 
 def _write_key(strip: np.ndarray, panels: list[Panel]) -> None:
-    """Writes what the marks mean and the wind into the strip below the maps, in place."""
+    """Writes what colours and marks mean, and the wind, into the strip below the maps, in place."""
     from PIL import Image, ImageDraw
 
     image = Image.fromarray(np.ascontiguousarray(strip))
     pen = ImageDraw.Draw(image)
-    marks = (("lost link", LOST), ("late", DELAYED))
-    x, places = 0, []
-    for words, link in marks:
-        draw_drone_mark(pen, x + 6, 13, FIRST_DRONE, link)
-        places.append((x + 16, words))
-        x += 26 + _letters(words, 12, INK).shape[1]
-    for words, colour in (
-        ("conflict", CONFLICT),
-        ("building", BUILDING_HIT),
-        ("violation", VIOLATION),
-    ):
-        pen.line([x + 1, 9, x + 9, 17], fill=colour, width=3)
-        pen.line([x + 1, 17, x + 9, 9], fill=colour, width=3)
-        places.append((x + 15, words))
-        x += 25 + _letters(words, 12, INK).shape[1]
+    places = []
+
+    def entry(x: int, y: int, words: str, draw: Callable[[int, int], None]) -> int:
+        draw(x + 7, y + 8)
+        places.append((x + 18, y, words))
+        return x + 28 + _letters(words, 12, INK).shape[1]
+
+    def swatch(colour: int, hatch: bool = False) -> Callable[[int, int], None]:
+        def draw(x: int, y: int) -> None:
+            pen.rectangle([x - 7, y - 5, x + 7, y + 5], fill=colour, outline=GREY)
+            for left in range(x - 4, x + 6, 5) if hatch else ():
+                pen.line([left - 3, y + 4, left + 3, y - 4], fill=GREY + 3)
+
+        return draw
+
+    def cross(colour: int) -> Callable[[int, int], None]:
+        def draw(x: int, y: int) -> None:
+            pen.line([x - 4, y - 4, x + 4, y + 4], fill=colour, width=3)
+            pen.line([x - 4, y + 4, x + 4, y - 4], fill=colour, width=3)
+
+        return draw
+
+    def zone(x: int, y: int) -> None:
+        for angle in range(0, 360, 60):
+            pen.arc([x - 6, y - 6, x + 6, y + 6], angle, angle + 36, fill=NO_FLY, width=2)
+
+    x, y = 0, 4
+    x = entry(x, y, "seen", swatch(SEEN))
+    x = entry(x, y, "not seen", swatch(UNSEEN))
+    x = entry(x, y, "in sight", swatch(LOOKED_AT))
+    if any(panel.hatch.any() for panel in panels):
+        x = entry(x, y, "cannot be seen", swatch(HIDDEN, hatch=True))
+    if any(len(panel.episode.no_fly) for panel in panels):
+        entry(x, y, "no-fly zone", zone)
+    x, y = 0, 24
+    x = entry(x, y, "lost command", lambda x, y: draw_link(pen, x, y, LOST))
+    x = entry(x, y, "late", lambda x, y: draw_link(pen, x, y, DELAYED))
+    x = entry(x, y, "conflict", cross(CONFLICT))
+    x = entry(x, y, "building", cross(BUILDING_HIT))
+    x = entry(x, y, "violation", cross(VIOLATION))
     strip[:] = np.asarray(image)
-    for start, words in places:
-        write(strip, start, 5, words, 12)
-    wind = scene.wind_words(panels[0].episode.wind)
-    start = strip.shape[1] - MARGIN - _letters(wind, 12, INK).shape[1]
-    write(strip, max(start, x), 5, wind, 12)
+    for start, top, words in places:
+        write(strip, start, top, words, 12)
+
+
+def _write_right(frame: np.ndarray, y: int, words: str, size: int, least: int) -> None:
+    """Writes a line that ends at the right of a frame, unless it would begin before `least`."""
+    start = frame.shape[1] - _letters(words, size, INK - 3).shape[1]
+    if start > least:
+        write(frame, start, y, words, size, INK - 3)

@@ -41,6 +41,11 @@ def drone_colours(drones: int) -> np.ndarray:
     return np.stack(colours).round().astype(np.uint8)
 
 
+def is_light(colour: np.ndarray) -> bool:
+    """Whether dark letters read better than white ones on a colour [3], 0 to 255."""
+    return float(np.asarray(colour, float) @ (0.3, 0.6, 0.1)) > 150
+
+
 def shade(colour: np.ndarray, heights: np.ndarray) -> np.ndarray:
     """Ground of a colour [3] below buildings of heights [...] in metres: uint8 [..., 3].
 

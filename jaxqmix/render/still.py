@@ -63,6 +63,14 @@ def draw_ground(axes: Axes, episode: Episode, cell_size: float) -> None:
     rows, columns = episode.heights.shape
     extent = (0, columns * cell_size, rows * cell_size, 0)
     axes.imshow(ground_image(episode), extent=extent, interpolation="nearest")
+    if not episode.coverable.all():
+        # Hatched, so that nobody needs the colour to tell it from what is not seen yet.
+        hidden = np.ma.masked_where(episode.coverable, np.ones(episode.coverable.shape))
+        x = (np.arange(columns) + 0.5) * cell_size
+        y = (np.arange(rows) + 0.5) * cell_size
+        hatch = axes.contourf(x, y, hidden.filled(0), [0.5, 1.5], colors="none", hatches=["////"])
+        hatch.set_edgecolor("#8A8F98")
+        hatch.set_linewidth(0)
     axes.set_xlim(extent[:2])
     axes.set_ylim(extent[2:])
     axes.set_xlabel("x, to the east (m)", fontsize=9)
@@ -106,7 +114,7 @@ def draw_trails(axes: Axes, episode: Episode) -> None:
         axes.plot(x[:1], y[:1], "o", markersize=6, zorder=4, mfc="white", mec=colour, mew=1.6)
         size = 10 if large else 7
         axes.plot(x[-1:], y[-1:], "o", markersize=size, zorder=5, mfc=colour, mec="white", mew=0.8)
-        ink = "white" if colour @ (0.3, 0.6, 0.1) < 0.6 else scene.INK
+        ink = scene.INK if scene.is_light(colour * 255) else "white"
         axes.annotate(
             str(drone + 1),
             (x[-1], y[-1]),
@@ -172,7 +180,11 @@ def add_keys(figure: Figure, axes: list[Axes], episodes: list[Episode]) -> None:
         Patch(fc=scene.UNSEEN, label="not seen"),
     ]
     if not all(episode.coverable.all() for episode in episodes):
-        keys.append(Patch(fc=scene.HIDDEN, label="cannot be seen"))
+        hatched = Patch(fc=scene.HIDDEN, ec="#8A8F98", hatch="////", label="cannot be seen")
+        keys.append(hatched)
+    if any(len(episode.no_fly) for episode in episodes):
+        face = (*scene.rgb(scene.NO_FLY) / 255, 0.14)
+        keys.append(Patch(fc=face, ec=scene.NO_FLY, ls="--", label="no-fly zone"))
     keys += [
         Line2D([], [], mfc="white", mew=1.6, **dot, label="start"),
         Line2D([], [], markersize=8, **dot, label="end and number"),
