@@ -14,6 +14,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -413,11 +414,19 @@ def demo_command(arguments: list[str]) -> int:
     return demo.demo(arguments, run)
 
 
+def later(name: str) -> Callable[[list[str]], int]:
+    """A command of `world_commands`, imported when it is called."""
+    return lambda arguments: getattr(import_module("jaxqmix.world_commands"), f"{name}_command")(
+        arguments
+    )
+
+
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("PRESET [--setting value ...]   " + ", ".join(PRESETS), train_command),
     "evaluate": ("RUN [--planner NAME]   fly held-out cities and judge them", evaluate_command),
     "render": ("RUN --out FILE   draw an episode: .png, .gif, .mp4 or .html", render_command),
     "plot": ("RUN [RUN ...] --out FILE   draw training curves", plot_command),
+    "city": ("FILE --out CITY.npz   make a city to fly over of a map", later("city")),
     "demo": ("[CHOICE]   a menu: train, watch, the 20-drone test", demo_command),
     "validate": ("check that everything works on this machine", validate_command),
 }
