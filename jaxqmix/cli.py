@@ -409,7 +409,7 @@ def demo_command(arguments: list[str]) -> int:
     from jaxqmix import demo
 
     if {"-h", "--help"} & set(arguments):
-        print(f"usage: jaxqmix demo [CHOICE]\n{demo.menu()}")
+        print(f"usage: jaxqmix demo [CHOICE] [--city FILE]\n{demo.menu()}")
         return 0
     return demo.demo(arguments, run)
 
@@ -427,7 +427,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "render": ("RUN --out FILE   draw an episode: .png, .gif, .mp4 or .html", render_command),
     "plot": ("RUN [RUN ...] --out FILE   draw training curves", plot_command),
     "city": ("FILE --out CITY.npz   make a city to fly over of a map", later("city")),
-    "demo": ("[CHOICE]   a menu: train, watch, the 20-drone test", demo_command),
+    "demo": ("[CHOICE] [--city FILE]   a menu: train, watch, the 20-drone test", demo_command),
     "validate": ("check that everything works on this machine", validate_command),
 }
 

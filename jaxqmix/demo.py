@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxqmix.config import ConfigError, require, to_dict
+from jaxqmix.config import ConfigError, RunConfig, require, to_dict
 from jaxqmix.presets import PRESETS, preset
 
 RUNS = Path("runs")
@@ -20,7 +20,7 @@ def demo(arguments: list[str], run: Run) -> int:
     """The menu, or one choice of it without questions.
 
     Args:
-      arguments: nothing, or the number of a choice.
+      arguments: nothing, or the number of a choice; and --city FILE, to fly over that city.
       run: runs a command line (`jaxqmix.cli.run`).
 
     Returns:
@@ -29,23 +29,45 @@ def demo(arguments: list[str], run: Run) -> int:
     Raises:
       ConfigError: when a choice given as an argument does not exist or cannot be done.
     """
+    arguments, city = without_city(arguments)
     if arguments:
         given = " ".join(arguments)
         require(given in CHOICES, "choice", given, f"must be one of {', '.join(CHOICES)}")
-        return CHOICES[given][1](run)
+        return CHOICES[given][1](run, city)
     while True:
-        choice = ask(menu(), tuple(CHOICES))
+        choice = ask(menu(city), tuple(CHOICES))
         if choice is None or CHOICES[choice][1] is leave:
             return 0
         try:
             if choice == "3" and newest() is None:
                 answer = ask("No run is trained yet. Train a quick one first? (y/n)", ("y", "n"))
                 # Who stops the training wants to be asked again, not to watch half a policy.
-                if answer != "y" or train_quick(run) or not finished(newest()):
+                if answer != "y" or train_quick(run, city) or not finished(newest()):
                     continue
-            CHOICES[choice][1](run)
+            CHOICES[choice][1](run, city)
         except ConfigError as error:
             print(f"jaxqmix: {error}")
+
+
+def without_city(arguments: list[str]) -> tuple[list[str], str | None]:
+    """The other arguments, and the value of --city if it is among them."""
+    for index, argument in enumerate(arguments):
+        name, given, value = argument.partition("=")
+        if name == "--city":
+            rest = arguments[index + 1 :]
+            require(bool(value or rest), "city", "nothing", "give a city file: --city FILE")
+            value, rest = (value, rest) if given else (rest[0], rest[1:])
+            return arguments[:index] + rest, value
+    return arguments, None
+
+
+def over_city(name: str, city: str | None) -> RunConfig:
+    """A preset for flights over a city; raises `ConfigError` on a bad file."""
+    if city is None:
+        return preset(name)
+    from jaxqmix.maps import with_city
+
+    return with_city(preset(name), city)
 
 
 def ask(question: str, allowed: tuple[str, ...]) -> str | None:
@@ -62,9 +84,9 @@ def ask(question: str, allowed: tuple[str, ...]) -> str | None:
         print(f"please answer {', '.join(allowed[:-1])} or {allowed[-1]}")
 
 
-def menu() -> str:
+def menu(city: str | None = None) -> str:
     """The choices, one a line."""
-    lines = (f"  {number}  {describe()}" for number, (describe, _) in CHOICES.items())
+    lines = (f"  {number}  {describe(city)}" for number, (describe, _) in CHOICES.items())
     return "\n".join(["", "jaxqmix demo", *lines])
 
 
@@ -74,17 +96,17 @@ def show_and_run(run: Run, *arguments: str) -> int:
     return run(list(arguments))
 
 
-def train_quick(run: Run) -> int:
+def train_quick(run: Run, city: str | None = None) -> int:
     """Choice 1."""
-    return show_and_run(run, *training("quick"))
+    return show_and_run(run, *training("quick", city))
 
 
-def train_full(run: Run) -> int:
+def train_full(run: Run, city: str | None = None) -> int:
     """Choice 2."""
-    return show_and_run(run, *training("full"))
+    return show_and_run(run, *training("full", city))
 
 
-def visualise(run: Run) -> int:
+def visualise(run: Run, city: str | None = None) -> int:
     """Choice 3; raises `ConfigError` when no run is trained."""
     folder = newest()
     if folder is None:
@@ -96,20 +118,20 @@ def visualise(run: Run) -> int:
     return 0
 
 
-def twenty(run: Run) -> int:
+def twenty(run: Run, city: str | None = None) -> int:
     """Choice 4: evaluates a trained run with 20 drones, or trains one."""
-    folder = run_for_twenty()
+    folder = run_for_twenty(city)
     if folder is None:
-        return show_and_run(run, *training("scale20"))
+        return show_and_run(run, *training("scale20", city))
     return show_and_run(run, "evaluate", folder.as_posix(), "--drones", str(SWARM))
 
 
-def leave(run: Run) -> int:
+def leave(run: Run, city: str | None = None) -> int:
     """Choice 5."""
     return 0
 
 
-def describe_newest() -> str:
+def describe_newest(city: str | None = None) -> str:
     """What choice 3 does now."""
     folder = newest()
     if folder is None:
@@ -117,42 +139,47 @@ def describe_newest() -> str:
     return f"visualisation of a trained model: {folder}{'' if finished(folder) else ', unfinished'}"
 
 
-def describe_twenty() -> str:
+def describe_twenty(city: str | None = None) -> str:
     """What choice 4 does now."""
-    folder = run_for_twenty()
-    does = f"evaluates {folder} with {SWARM} drones" if folder else "trains scale20, 5 km"
+    folder = run_for_twenty(city)
+    does = f"evaluates {folder} with {SWARM} drones" if folder else ""
+    does = does or f"trains scale20, {city or '5 km'}"
     return f"the {SWARM}-drone test: {does}"
 
 
-CHOICES: dict[str, tuple[Callable[[], str], Callable[[Run], int]]] = {
-    "1": (lambda: "quick training: 5 drones, 1 km", train_quick),
-    "2": (lambda: "full training: 10 drones, 5 km", train_full),
+CHOICES: dict[str, tuple[Callable[[str | None], str], Callable[..., int]]] = {
+    "1": (lambda city: f"quick training: 5 drones, {city or '1 km'}", train_quick),
+    "2": (lambda city: f"full training: 10 drones, {city or '5 km'}", train_full),
     "3": (describe_newest, visualise),
     "4": (describe_twenty, twenty),
-    "5": (lambda: "exit", leave),
+    "5": (lambda city: "exit", leave),
 }
 """What the menu says and what it does, by number."""
 
 
-def training(name: str) -> list[str]:
+def training(name: str, city: str | None = None) -> list[str]:
     """The command that trains a preset: in its own folder, on with an unfinished run of the same
     settings there, or else in the next free folder, such as runs/quick-2."""
     number = 1
+    over = [] if city is None else ["--city", city]
     while True:
         folder = RUNS / (name if number == 1 else f"{name}-{number}")
-        out = [] if number == 1 else ["--out", folder.as_posix()]
+        out = over + ([] if number == 1 else ["--out", folder.as_posix()])
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             return ["train", name, *out]
-        if unfinished(folder, name):
+        if unfinished(folder, name, city):
             return ["train", name, *out, "--resume"]
         number += 1
 
 
-def unfinished(folder: Path, name: str) -> bool:
-    """Whether a run stopped early, can go on, and has the settings of a preset."""
+def unfinished(folder: Path, name: str, city: str | None = None) -> bool:
+    """Whether a run stopped early, can go on, and has the settings of a preset over this city."""
     if finished(folder) or not saved(folder):
         return False
-    return settings(folder) == json.loads(json.dumps(to_dict(preset(name))))
+    found, wanted = settings(folder), json.loads(json.dumps(to_dict(over_city(name, city))))
+    for one in (found, wanted):
+        one.get("env", {}).pop("city", None)  # it may have moved: its checksum tells
+    return found == wanted
 
 
 def settings(folder: Path) -> dict:
@@ -188,8 +215,10 @@ def newest() -> Path | None:
     return next(iter(trained()), None)
 
 
-def run_for_twenty() -> Path | None:
+def run_for_twenty(city: str | None = None) -> Path | None:
     """The run for the 20-drone test: the newest finished one of scale20, else of full."""
+    wanted = over_city("scale20", city).env.city_checksum
     whole = [folder for folder in trained() if finished(folder)]
+    whole = [f for f in whole if settings(f).get("env", {}).get("city_checksum") == wanted]
     by_preset = {name: [f for f in whole if settings(f).get("preset") == name] for name in PRESETS}
     return next(iter([*by_preset["scale20"], *by_preset["full"]]), None)

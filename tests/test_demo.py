@@ -3,10 +3,12 @@
 import builtins
 import json
 
+import numpy as np
 import pytest
 
 from jaxqmix import cli, demo
 from jaxqmix.config import ConfigError, to_dict
+from jaxqmix.maps import CityMap, with_city
 from jaxqmix.presets import preset
 
 
@@ -101,6 +103,34 @@ def test_stopping_the_offered_training_leads_back_to_the_menu(play, monkeypatch,
     assert "a trained model: runs/quick, unfinished\n" in capsys.readouterr().out
     # Asked for now, it is shown.
     assert play("3", "5")[0] == "render runs/quick --out runs/quick/replay.html"
+
+
+def test_everything_is_flown_over_a_city(tmp_path, monkeypatch):
+    city = CityMap(np.zeros((40, 50), np.uint8), 20.0, np.zeros((0, 4), np.float32))
+    city.save(tmp_path / "own.npz")
+    commands = Commands()
+    monkeypatch.setattr(cli, "run", lambda arguments: commands(arguments))
+    assert cli.demo_command(["4", "--city", "own.npz"]) == 0
+    # What was trained over generated cities does not count, nor the other way round.
+    config = with_city(preset("scale20"), "own.npz")
+    (demo.RUNS / "scale20" / "config.json").write_text(json.dumps(to_dict(config)))
+    assert cli.demo_command(["--city=own.npz", "4"]) == cli.demo_command(["4"]) == 0
+    leave_run(demo.RUNS / "quick", "quick", finished=False)
+    (demo.RUNS / "quick" / "config.json").write_text(
+        json.dumps(to_dict(with_city(preset("quick"), "own.npz")))
+    )
+    assert cli.demo_command(["1", "--city", "own.npz"]) == cli.demo_command(["1"]) == 0
+    assert commands == [
+        "train scale20 --city own.npz",
+        "evaluate runs/scale20 --drones 20",
+        "train scale20 --out runs/scale20-2",
+        "train quick --city own.npz --resume",
+        "train quick --out runs/quick-2",
+    ]
+    assert "quick training: 5 drones, own.npz" in demo.menu("own.npz")
+    for arguments in (["1", "--city"], ["4", "--city", "gone.npz"]):
+        with pytest.raises(ConfigError, match="city = "):
+            cli.demo_command(arguments)
 
 
 def test_a_model_need_not_be_trained(play):
