@@ -342,6 +342,8 @@ def evaluate(
         **summary,
         "success": success(summary, config.evaluation),
     }
+    if flyer.config.env.city:
+        report["city"] = flyer.config.env.city
     if curve:
         report["coverage_over_time"] = coverage_over_time(metrics)
     return report, recorded

@@ -124,7 +124,8 @@ class Console(Listener):
         """Prints an evaluation, or the final table and verdict."""
         if report["final"]:
             self._close()
-            show_report(report | {"policy": self._config.learner.mixer})
+            more = {"policy": self._config.learner.mixer, "city": self._config.env.city}
+            show_report(report | more)
             return
         self._say(evaluation_line(report))
 
@@ -189,7 +190,9 @@ def evaluation_line(report: Report) -> str:
 
 def show_report(report: dict[str, Any]) -> None:
     """Prints a table of an evaluation and the verdict on the success criteria."""
-    table = Table(title=f"{report['policy']} on {report['episodes']} unseen cities")
+    city = report.get("city")
+    place = f"flights over {Path(city).name}" if city else "unseen cities"
+    table = Table(title=escape(f"{report['policy']} on {report['episodes']} {place}"))
     table.add_column("metric")
     table.add_column("mean", justify="right")
     table.add_column("95 % interval", justify="right")
