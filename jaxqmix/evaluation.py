@@ -21,6 +21,7 @@ METRICS = (
     "violation_rate",
     "coverage",
     "return",
+    "mission_reward",
     "t90",
     "mission_success",
 )

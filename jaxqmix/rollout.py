@@ -14,12 +14,14 @@ import jax.numpy as jnp
 
 from jaxqmix.city import coverable_cells, footprint_radius
 from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig
+from jaxqmix.env.reward import perimeter_term
 from jaxqmix.env.sensing import unpack_unseen
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.types import (
     EnvParams,
     Episode,
     Policy,
+    RewardWeights,
     Sequences,
     State,
     Timestep,
@@ -42,6 +44,7 @@ class Tally:
     violations: jax.Array  # [] int32, drone steps against a no-fly zone
     coverage: jax.Array  # [] float32
     t90: jax.Array  # [] int32, steps until 90 % coverage; the horizon until then
+    perimeter_cost: jax.Array  # [] float32, what the perimeter took off the reward
 
 
 @record
@@ -80,10 +83,21 @@ def start_tally(timestep: Timestep, config: EnvConfig) -> Tally:
         violations=jnp.int32(0),
         coverage=timestep.coverage,
         t90=jnp.where(reached, 0, jnp.int32(config.horizon)),
+        perimeter_cost=jnp.float32(0),
     )
 
 
-def count_step(tally: Tally, timestep: Timestep, config: EnvConfig) -> Tally:
+def perimeter_cost(
+    before: State, after: State, weights: RewardWeights, config: EnvConfig
+) -> jax.Array:
+    """What the perimeter takes off the reward of one step (see `urban_grid.step`), float32 []."""
+    growth = after.perimeter - jnp.where(before.time == 0, 0, before.perimeter)
+    return weights.perimeter * perimeter_term(growth, after.city.coverable, config)
+
+
+def count_step(
+    tally: Tally, timestep: Timestep, perimeter_cost: jax.Array, config: EnvConfig
+) -> Tally:
     """Adds one step of one swarm."""
     events = timestep.events
     collision = events.conflict | events.building_hit
@@ -97,13 +111,15 @@ def count_step(tally: Tally, timestep: Timestep, config: EnvConfig) -> Tally:
         violations=tally.violations + jnp.sum(events.violation, dtype=jnp.int32),
         coverage=timestep.coverage,
         t90=jnp.where(first, length, tally.t90),
+        perimeter_cost=tally.perimeter_cost + perimeter_cost,
     )
 
 
 def episode_metrics(tally: Tally, config: EnvConfig) -> dict[str, jax.Array]:
     """The metrics of one episode, each a float32 scalar.
 
-    A mission succeeds at 95 % coverage, or at its `coverage_target` where that is less.
+    `mission_reward` is the return without the perimeter's cost: area, bonus and penalties. A
+    mission succeeds at 95 % coverage, or at its `coverage_target` where that is less.
     """
     enough = min(MISSION_SUCCESS, config.coverage_target)
     drone_steps = jnp.maximum(tally.length * config.drones, 1)
@@ -113,6 +129,7 @@ def episode_metrics(tally: Tally, config: EnvConfig) -> dict[str, jax.Array]:
         "violation_rate": tally.violations / drone_steps,
         "coverage": tally.coverage,
         "return": tally.total_reward,
+        "mission_reward": tally.total_reward + tally.perimeter_cost,
         "t90": tally.t90.astype(jnp.float32),
         "mission_success": (tally.coverage >= enough).astype(jnp.float32),
     }
@@ -133,7 +150,8 @@ def fly_step(
         policy_key, step_key = jax.random.split(key)
         actions, memory = policy(policy_key, swarm.state, swarm.timestep, swarm.memory)
         state, timestep = env.step(step_key, swarm.state, actions, swarm.params)
-        tally = count_step(swarm.tally, timestep, env.config)
+        cost = perimeter_cost(swarm.state, state, swarm.params.reward, env.config)
+        tally = count_step(swarm.tally, timestep, cost, env.config)
         tally = jax.tree.map(lambda old, new: jnp.where(swarm.done, old, new), swarm.tally, tally)
         done = swarm.done | timestep.terminated | timestep.truncated
         return Swarms(state, swarm.params, timestep, memory, done, tally), actions

@@ -56,11 +56,11 @@ def test_an_episode_is_counted_by_hand():
     one = (False, True)
     tally = start_tally(step(0.2), config)
     for timestep in (step(0.5, hit=one), step(0.9, conflict=one), step(0.96, violation=one)):
-        tally = count_step(tally, timestep, config)
+        tally = count_step(tally, timestep, jnp.float32(0.125), config)
     found = {name: float(value) for name, value in episode_metrics(tally, config).items()}
     assert found == pytest.approx({
         "collision_rate": 2 / 6, "collided_drones": 0.5, "violation_rate": 1 / 6,
-        "coverage": 0.96, "return": 0.75, "t90": 2, "mission_success": 1,
+        "coverage": 0.96, "return": 0.75, "mission_reward": 1.125, "t90": 2, "mission_success": 1,
     })  # fmt: skip
 
 
@@ -88,6 +88,17 @@ def test_a_swarm_waits_where_its_mission_ended(city_block, rough):
         assert flown.seen_at[episode].max() <= length
         total = flown.reward[episode, :length].sum()
         assert metrics["return"][episode] == pytest.approx(total, abs=1e-5)
+    # Without the perimeter: area, bonus and penalties, from what was recorded.
+    weights, drone_steps = rough.reward, config.drones * config.horizon
+    counts = {n: getattr(flown.events, n).sum((1, 2)) for n in ("conflict", "building_hit")}
+    counts["violation"] = flown.events.violation.sum((1, 2))
+    counts["energy"] = (flown.length * config.drones) - np.array(
+        [(e[:n] == HOVER).sum() for e, n in zip(flown.events.executed, flown.length, strict=True)]
+    )
+    expected = weights.area * metrics["coverage"]
+    expected -= sum(getattr(weights, name) * n / drone_steps for name, n in counts.items())
+    np.testing.assert_allclose(metrics["mission_reward"], expected, atol=1e-5)
+    assert (metrics["mission_reward"] > metrics["return"]).all()
 
 
 @pytest.mark.parametrize(
