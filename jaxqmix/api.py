@@ -417,7 +417,7 @@ def show(
       **options: of `jaxqmix.render.notebook.show`: kind, title, other, other_title.
 
     Raises:
-      ConfigError: on arguments that are not allowed, and without IPython.
+      ConfigError: on arguments that are not allowed.
     """
     from jaxqmix.render import notebook
 

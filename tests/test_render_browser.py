@@ -58,7 +58,8 @@ def visit(browser, tmp_path):
     ):
         out = tmp_path / "replay.html"
         if notebook:
-            out.write_text(show(small_episode(), cell_size=CELL, **options).data, encoding="utf-8")
+            shown = show(small_episode(), cell_size=CELL, **options)
+            out.write_text(shown.data["text/html"], encoding="utf-8")
         else:
             flown, cell_size = (large_episode(), 50.0) if large else (small_episode(), CELL)
             render(episode or flown, out, cell_size=cell_size, **options)
@@ -267,7 +268,6 @@ def test_a_phone_shows_everything_without_scrolling(visit, size):
 
 
 def test_a_replay_runs_inside_a_notebook(visit):
-    pytest.importorskip("IPython", reason="needs IPython (pip install ipykernel)")
     frame = visit(notebook=True, title="Policy")
     frame.locator("#slider").fill("4")
     assert frame.locator("#clock").inner_text() == f"step 4 of {STEPS}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,14 +31,39 @@ NUMBERS = {
     "weather": ("wind x", "wind y", "turbulence", "visibility"),
     "link": ("loss", "delay", "last lost", "last late"),
     "mission": ("time left", "coverage"),
-    "last_action": tuple(f"last: {action}" for action in ACTIONS),
-    "available": tuple(f"free: {action}" for action in ACTIONS),
-    "repeat": tuple(f"free twice: {action}" for action in ACTIONS[:HOVER]),
-    "gain": tuple(f"gain: {look}" for look in LOOKS),
-    "growth": tuple(f"growth: {look}" for look in LOOKS),
 }
-"""Groups that are no maps, and the names of their numbers."""
-COLUMNS = 4
+"""Groups that are drawn as bars, and the names of their numbers."""
+MOVES = {
+    "last_action": ("last", ACTIONS),
+    "available": ("allowed", ACTIONS),
+    "repeat": ("twice", ACTIONS[:HOVER]),
+    "gain": ("gain", LOOKS),
+    "growth": ("growth", LOOKS),
+}
+"""Groups with one number per move: heading of their column, and the moves."""
+MEANINGS = {
+    "pose": "where the drone is, and how far it sees",
+    "weather": "wind, turbulence and visibility around it",
+    "link": "how often commands fail, and whether the last did",
+    "mission": "time that is left, and what is seen already",
+    "last_action": "the move that was executed last",
+    "available": "moves that are allowed now",
+    "repeat": "moves that strike nothing when made twice",
+    "obstacles": "how far to climb over what stands in the cells around",
+    "gain": "what a look after a move, or after several, would newly see",
+    "growth": "by how much such a look lengthens the border of the unseen area",
+    "unseen": "unseen share of the blocks around",
+    "own": "the same, less what is nearer to a teammate",
+    "teammates": "offset and heading of the nearest teammates",
+    "team_density": "how many teammates fly over each block",
+}
+"""What each group tells; the groups unseen_B and own_B exist for several sides of blocks B."""
+COLUMNS = 3
+
+
+def meaning(group: str) -> str:
+    """What a group of the observation tells, in a few words."""
+    return MEANINGS.get(group) or MEANINGS[group.rsplit("_", 1)[0]]
 
 
 def draw_observation(vector: Any, config: EnvConfig) -> Figure:
@@ -62,38 +88,93 @@ def draw_observation(vector: Any, config: EnvConfig) -> Figure:
     blocks = {"obstacles": 1} | {f"unseen_{block}": block for block, _ in views(config)}
     blocks |= {f"own_{block}": block for block, _ in shared_views(config)}
     blocks["team_density"] = team_view(config)[0]
-    rows = -(-len(blocks) // (COLUMNS - 1))
-    figure = Figure(figsize=(12.5, 3.3 * rows), layout="constrained")
-    grid = figure.add_gridspec(rows, COLUMNS)
-    _bars(figure.add_subplot(grid[:, 0]), part)
-    for number, (name, block) in enumerate(blocks.items()):
-        axes = figure.add_subplot(grid[number // (COLUMNS - 1), 1 + number % (COLUMNS - 1)])
+    rows = -(-len(blocks) // COLUMNS)
+    figure = Figure(figsize=(14, 6.2 + 3.3 * rows), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(6.2, 3.3 * rows))
+    bars, moves = above.subplots(1, 2, width_ratios=(1, 1.35))
+    _bars(bars, part)
+    _moves(moves, part)
+    grid = below.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axes in grid[len(blocks) :]:
+        axes.axis("off")
+    for axes, (name, block) in zip(grid, blocks.items(), strict=False):
         side = round(np.sqrt(part[name].size))
         cells = part[name].reshape(side, side)
         block *= config.cell_size
         reach = side * block / 2
         _map(axes, name, cells, reach)
-        axes.set_title(f"{name} (blocks of {block:g} m)", fontsize=9)
+        words = textwrap.fill(meaning(name), 34)
+        axes.set_title(f"{name} (blocks of {block:g} m)\n{words}", fontsize=9)
         if name == "team_density":
             _teammates(axes, part["teammates"].reshape(-1, 6), reach, config)
     return figure
 
 
 def _bars(axes: Axes, part: dict[str, np.ndarray]) -> None:
-    """The numbers as horizontal bars, coloured by group."""
-    names, values, colours = [], [], []
+    """The drone's own numbers as bars, one colour and one heading per group."""
+    place = 0.0
+    ticks, names = [], []
     for number, (group, labels) in enumerate(NUMBERS.items()):
+        hue = scene.HUES[number]
+        heading = f"{group}: {meaning(group)}"
+        axes.text(0, place, heading, fontsize=9.5, color=hue, weight="bold", va="center",
+                  ha="left", transform=axes.get_yaxis_transform(),
+                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+        places = place + 1 + np.arange(len(labels))
+        axes.barh(places, part[group], color=hue, height=0.72)
+        for where, value in zip(places, part[group], strict=True):
+            axes.annotate(
+                f"{value:.2f}",
+                (value, where),
+                (4 if value >= 0 else -4, 0),
+                textcoords="offset points",
+                ha="left" if value >= 0 else "right",
+                va="center",
+                fontsize=8.5,
+                color=scene.INK,
+            )
+        ticks += places.tolist()
         names += labels
-        values += part[group].tolist()
-        colours += [scene.HUES[number % len(scene.HUES)]] * len(labels)
-    axes.barh(range(len(names)), values, color=colours)
-    axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    reach = 1.05 * max(1.0, float(np.abs(values).max()))
+        place = places[-1] + 1.3
+    axes.set_yticks(ticks, names, fontsize=9.5)
+    axes.set_ylim(place - 0.5, -0.7)
+    values = np.concatenate([part[group] for group in NUMBERS])
+    reach = 1.25 * max(1.0, float(np.abs(values).max()))
     axes.set_xlim(-reach, reach)
     axes.axvline(0, color=scene.INK, linewidth=0.6)
-    axes.tick_params(axis="x", labelsize=7)
-    axes.set_title("numbers", fontsize=9)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("about itself", fontsize=11, weight="bold", loc="left")
+
+
+def _moves(axes: Axes, part: dict[str, np.ndarray]) -> None:
+    """One row per move and one column per group; numbers stand in their cells."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    table = np.full((len(LOOKS), len(MOVES)), np.nan)
+    for column, (group, (_, moves)) in enumerate(MOVES.items()):
+        table[: len(moves), column] = part[group]
+    colours = LinearSegmentedColormap.from_list("moves", [scene.HUES[4], "#FFFFFF", scene.HUES[0]])
+    reach = max(1.0, float(np.nanmax(np.abs(table))))
+    axes.imshow(table, cmap=colours, vmin=-1.6 * reach, vmax=1.6 * reach, aspect="auto")
+    for (row, column), value in np.ndenumerate(table):
+        if not np.isnan(value):
+            yes_or_no = "yes" if value else "no"
+            words = f"{value:.2f}" if column > 2 else yes_or_no
+            axes.text(column, row, words, ha="center", va="center", fontsize=9, color=scene.INK)
+    axes.set_yticks(range(len(LOOKS)), LOOKS, fontsize=9.5)
+    headings = [
+        f"{heading}\n{textwrap.fill(meaning(group), 17)}" for group, (heading, _) in MOVES.items()
+    ]
+    axes.set_xticks(range(len(MOVES)), headings, fontsize=8.5)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(np.arange(len(MOVES) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(LOOKS) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#FFFFFF", linewidth=2)
+    axes.tick_params(which="minor", length=0)
+    axes.set_title("about its moves", fontsize=11, weight="bold", loc="left")
 
 
 def _map(axes: Axes, name: str, cells: np.ndarray, reach: float) -> None:
