@@ -7,6 +7,7 @@ import builtins
 import itertools
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -390,3 +391,13 @@ def test_every_colour_that_the_page_uses_has_a_value_in_both_themes():
     used = set(re.findall(r"var\(--([a-z-]+)\)", replay.asset("replay.css")))
     assert used - {"colour", "left", "right"} <= set(replay.DARK)
     assert set(replay.DARK) == set(replay.LIGHT)
+
+
+GALLERY = sorted((Path(__file__).parents[1] / "benchmarks/results/gallery").glob("*.html"))
+
+
+@pytest.mark.parametrize("path", GALLERY, ids=[path.stem for path in GALLERY])
+def test_the_gallery_is_small_and_needs_no_network(path):
+    assert len(GALLERY) == 3 and path.stat().st_size < 1.5e6
+    page = path.read_text(encoding="utf-8")
+    assert page_data(page)["views"] and not re.search(r'(src|href)="(?!data:)', page)
