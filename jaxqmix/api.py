@@ -15,7 +15,13 @@ import numpy as np
 
 from jaxqmix import checkpoints, runner
 from jaxqmix.compilation import enable_cache, jit
-from jaxqmix.config import COVERAGE_SUCCESS, DomainConfig, EnvConfig, RunConfig, require
+from jaxqmix.config import (
+    COVERAGE_SUCCESS,
+    DomainConfig,
+    EnvConfig,
+    RunConfig,
+    require,
+)
 from jaxqmix.env.observation import groups
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import (
@@ -28,6 +34,7 @@ from jaxqmix.evaluation import (
 )
 from jaxqmix.learner.networks import Parameters
 from jaxqmix.maps import CityMap, stack, with_city, without_city
+from jaxqmix.metrics import flat_settings
 from jaxqmix.planners import planner
 from jaxqmix.rollout import fly_episodes
 from jaxqmix.runner import Listener
@@ -70,6 +77,8 @@ class Flyer:
     name: str
     config: RunConfig
     make_policy: Callable[[RunConfig], Policy] = dataclasses.field(repr=False)
+    origin: RunConfig | None = dataclasses.field(default=None, repr=False)
+    """What the policy was trained or made for, where that may differ from `config`."""
 
     @functools.cached_property
     def policy(self) -> Policy:
@@ -84,7 +93,14 @@ class Flyer:
     def under(self, config: RunConfig) -> Flyer:
         """The same policy under another config: another weather, say, or more drones."""
         require_config(config)
-        return dataclasses.replace(self, config=config)
+        return dataclasses.replace(self, config=config, origin=self.origin or self.config)
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Settings of the world that differ from those of `origin`: `{"env.drones": 8}`."""
+        now, before = flat_settings(self.config), flat_settings(self.origin or self.config)
+        world = {name: now[name] for name in now if name.startswith(("env.", "domain."))}
+        return {name: value for name, value in world.items() if value != before[name]}
 
 
 def load_policy(
@@ -158,13 +174,14 @@ def scripted(
     """
     enable_cache()
     require_config(config)
-    config = with_city(config, city)
     # A planner knows the true state, whatever a trained policy was blind to.
-    settings = {"env.blind_to": ()} | ({} if drones is None else {"env.drones": drones})
-    make_policy = functools.partial(planned_policy, name)
-    flyer = Flyer(name, config.replace(**settings), make_policy)
-    planner(name, flyer.config.env)  # raises
-    return flyer
+    config = config.replace(**{"env.blind_to": ()})
+    flyer = Flyer(name, config, functools.partial(planned_policy, name))
+    if drones is not None:
+        config = config.replace(**{"env.drones": drones})
+    config = with_city(config, city)
+    planner(name, config.env)  # raises
+    return flyer.under(config)
 
 
 def planned_policy(name: str, config: RunConfig) -> Policy:
@@ -339,6 +356,7 @@ def evaluate(
         "drones": config.env.drones,
         "seed": int(seed),
         "to_horizon": to_horizon,
+        "changed": flyer.changed,
         **summary,
         "success": success(summary, config.evaluation),
     }
@@ -497,13 +515,13 @@ def train(
     Raises:
       ConfigError: on an output folder in use, or a checkpoint that does not fit.
     """
-    from jaxqmix.console import Console
+    from jaxqmix import console
 
     require_config(config)
     path = isinstance(out, str | os.PathLike)
     require(path, "out", shown(out), "must be a folder, such as 'runs/first'")
     enable_cache()
-    listener = listener or (Listener() if quiet else Console(Path(out)))
+    listener = listener or (Listener() if quiet else console.listener(Path(out)))
     return runner.train(config, out, resume, listener, wandb)
 
 

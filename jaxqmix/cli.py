@@ -15,12 +15,21 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxqmix.config import ConfigError, RunConfig, from_dict, require
+from jaxqmix.arguments import (
+    from_file,
+    meant,
+    similar_path,
+    split_world,
+    train_help,
+    with_both_ends,
+)
+from jaxqmix.config import ConfigError, DomainConfig, EnvConfig, RunConfig, from_dict, require
 from jaxqmix.metrics import check_writable
 from jaxqmix.presets import PRESETS, preset
 
@@ -63,7 +72,10 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Fly held-out cities and judge them against the success criteria."""
+    """Fly held-out cities and judge them against the success criteria.
+
+    --env.* and --domain.* change the world that was trained in: --domain.packet-loss 0.5.
+    """
 
     episodes: int = 256
     """How many episodes."""
@@ -75,6 +87,10 @@ class Evaluate:
     """Which held-out cities; the same for every policy."""
     planner: Annotated[Planner | None, optional(PLANNERS, "the trained policy")] = None
     """Evaluate a scripted planner on the same cities instead of the trained policy."""
+    to_horizon: bool = False
+    """Fly on when the mission is complete: to the time limit, or 100 % coverage."""
+    compare: Annotated[bool, tyro.conf.FlagConversionOff] = True
+    """Compare with the best scripted planner; they fly the same cities once, and are kept."""
     json: Annotated[Path | None, optional("FILE", "none")] = None
     """Write the report here."""
     trajectories: Annotated[Path | None, optional("FILE.npz", "none")] = None
@@ -83,7 +99,10 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Render:
-    """Draw an episode over a held-out city."""
+    """Draw an episode over a held-out city.
+
+    --env.* and --domain.* change the world that was trained in: --domain.packet-loss 0.5.
+    """
 
     out: Path
     """Where to: .png (still), .gif or .mp4 (animation), .html (3-D replay)."""
@@ -112,8 +131,8 @@ class Plot:
         tuple[Planner, ...], tyro.conf.UseAppendAction, optional(PLANNERS, "none")
     ] = ()
     """Also fly this scripted planner, to compare coverage over time; may be given again."""
-    episodes: int = 64
-    """How many held-out cities a planner flies."""
+    episodes: Annotated[int | None, optional("INT", "as in the runs")] = None
+    """How many held-out cities a planner flies; by default those of the runs' final evaluations."""
 
 
 def parse(
@@ -128,7 +147,7 @@ def parse(
     if unknown:
         # Once more without patience, for tyro then suggests similar names.
         call_tyro(kind, [a for a in arguments if a not in rest or a in unknown], program, default)
-        raise ConfigError(f"setting {unknown[0]} is not known: --help lists every setting")
+        raise ConfigError(f"setting {unknown[0]} is not known: --help lists the settings")
     return given, rest
 
 
@@ -176,7 +195,8 @@ def one_line(box: str) -> str:
         return f"setting {named} is missing: see --help"
     if found := re.match(r"Unrecognized options: ([^,]+)", message):
         close = [line.split()[0] for line in lines if line.startswith("--")]
-        hint = f"did you mean {close[0]}?" if close else "--help lists every setting"
+        close = [*close, *filter(None, [meant(found[1].split()[0])])]
+        hint = f"did you mean {close[0]}?" if close else "--help lists the settings"
         return f"setting {found[1].strip()} is not known: {hint}"
     if found := re.match(
         r"invalid choice '(.*)' for argument '(.*)'\. Expected.*\((.*)\)", message
@@ -202,21 +222,29 @@ def single(names: list[str], what: str) -> str | None:
 
 def train_command(arguments: list[str]) -> int:
     """`jaxqmix train PRESET [--setting value ...]`."""
-    # The values of --out and --wandb are free, and may be called like a preset.
+    arguments, file = without_value(arguments, "--config")
+    # The values of these are free, and may be called like a preset.
     words = [w for before, w in zip(["", *arguments], arguments, strict=False)
              if before not in ("--out", "--wandb", "--preset", "--city")]  # fmt: skip
     name = next((word for word in words if word in PRESETS), None)
-    if name is None and not {"-h", "--help"} & set(arguments):
+    described = None if file is None else from_file(Path(file))
+    name = name or (described and described.preset)
+    everything = "--help-all" in arguments
+    if {"-h", "--help"} & set(arguments) and not everything:
+        print(train_help(described or preset(name or "quick"), tuple(PRESETS)), end="")
+        return 0
+    if name is None and not everything:
         if arguments and not arguments[0].startswith("-"):
             preset(arguments[0])  # raises
         raise ConfigError(f"preset is missing: give one of {', '.join(PRESETS)}")
-    base = over_city(preset(name or "quick"), arguments)
+    base = over_city(described or preset(name or "quick"), arguments)
     training = base.training
     default = Train(base, training.mode, training.seed, training.env_steps, training.episodes)
     program = f"jaxqmix train {name or 'PRESET'}"
-    given, names = parse(Train, without_shortcuts(arguments), program, default)
+    arguments = ["--help" if word == "--help-all" else word for word in arguments]
+    given, names = parse(Train, with_both_ends(without_shortcuts(arguments)), program, default)
     config = given.config
-    for found in (single(names, "preset"), config.preset):
+    for found in (single(names, "preset") or name, config.preset):
         require(found == name, "preset", found, f"name one preset, once: {', '.join(PRESETS)}")
     if given.deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
@@ -230,6 +258,21 @@ def train_command(arguments: list[str]) -> int:
     return 0
 
 
+def without_value(arguments: Sequence[str], name: str) -> tuple[list[str], str | None]:
+    """The other arguments, and the value of an option if it is among them."""
+    words, rest, value = list(arguments), [], None
+    while words:
+        word = words.pop(0)
+        if word == name:
+            require(bool(words), "setting", name, "it misses a value")
+            value = words.pop(0)
+        elif word.startswith(f"{name}="):
+            value = word.partition("=")[2]
+        else:
+            rest.append(word)
+    return rest, value
+
+
 def prepare_jax() -> None:
     """Sets JAX up for a command: compiled programs are kept, and every core is used."""
     from jaxqmix.compilation import enable_cache
@@ -241,7 +284,7 @@ def prepare_jax() -> None:
 
 def over_city(base: RunConfig, arguments: Sequence[str]) -> RunConfig:
     """A preset for flights over the --city among the arguments, if there is one."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = zip(arguments, [*arguments[1:], ""], strict=False)
     given = [after for word, after in pairs if word == "--city"]
     given += [word.removeprefix("--city=") for word in arguments if word.startswith("--city=")]
     if not given or given[-1].startswith("-"):
@@ -257,25 +300,36 @@ def without_shortcuts(arguments: list[str]) -> list[str]:
             for a in arguments]  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Settings of the world, to fly in another than the trained one."""
+
+    env: Annotated[EnvConfig, tyro.conf.FlagConversionOff]
+    domain: DomainConfig
+
+
 def evaluate_command(arguments: list[str]) -> int:
     """`jaxqmix evaluate RUN_OR_CHECKPOINT`, or a preset with --planner."""
+    world, arguments = split_world(arguments)
     given, names = parse(Evaluate, arguments, "jaxqmix evaluate RUN", Evaluate())
     name = single(names, "run")
     check_file("json", given.json)
     check_file("trajectories", given.trajectories, (".npz",))
-    from jaxqmix import api
+    from jaxqmix import api, comparison
     from jaxqmix.console import show_report
 
-    flyer = find_flyer(name, given.planner, given.drones, given.city)
+    flyer = find_flyer(name, given.planner, given.drones, given.city, world)
+    flown = {"episodes": given.episodes, "seed": given.seed, "to_horizon": given.to_horizon}
     report, episodes = api.evaluate(
-        flyer,
-        episodes=given.episodes,
-        seed=given.seed,
-        keep=given.trajectories is not None,
-        curve=given.json is not None,
+        flyer, **flown, keep=given.trajectories is not None, curve=given.json is not None
     )
-    show_report(report)
+    planners = {}
+    if given.compare and given.planner is None:
+        planners = comparison.planner_reports(flyer.config, **flown, notice=flies)
+    show_report(report, flyer.config, planners)
     if given.json:
+        best = comparison.best_planner(planners)
+        report |= {"best_planner": best} if best else {}
         write(given.json, lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
     if given.trajectories:
         import numpy as np
@@ -291,10 +345,27 @@ def evaluate_command(arguments: list[str]) -> int:
     return 0
 
 
+def flies(planner: str) -> None:
+    """Says that a planner flies, which takes a while the first time."""
+    print(f"flying the planner {planner} over the same cities, once", flush=True)
+
+
 def find_flyer(
-    name: str | None, planner: str | None, drones: int | None, city: Path | None = None
+    name: str | None,
+    planner: str | None,
+    drones: int | None,
+    city: Path | None = None,
+    world: Sequence[str] = (),
 ) -> Any:
-    """A trained policy from a run, or a planner under a run's or a preset's config."""
+    """A trained policy from a run, or a planner under a run's or a preset's config.
+
+    Args:
+      name: of the run, or of a preset.
+      planner: of a scripted one.
+      drones: how many, if not as in the config.
+      city: a city file or a folder of them.
+      world: settings of the world to change, as words of the command line.
+    """
     from jaxqmix import api, checkpoints
 
     if name is None:
@@ -304,11 +375,19 @@ def find_flyer(
         trained = Path("runs") / name
         hint = f"did you mean {trained}?" if trained.exists() else f"jaxqmix train {name} makes one"
         raise ConfigError(f"run = {name} is not allowed: it is a preset; {hint}")
+    if not is_preset and not Path(name).exists() and (hint := similar_path(Path(name))):
+        raise ConfigError(f"run = {name} is not allowed: there is no such folder; {hint}")
     prepare_jax()
     if planner is None:
-        return api.load_policy(name, drones, city)
-    config = preset(name) if is_preset else checkpoints.load(Path(name))[0]
-    return api.scripted(planner, config, drones, city)
+        flyer = api.load_policy(name, drones, city)
+    else:
+        config = preset(name) if is_preset else checkpoints.load(Path(name))[0]
+        flyer = api.scripted(planner, config, drones, city)
+    if not world:
+        return flyer
+    config = flyer.config
+    given, _ = parse(World, list(world), "jaxqmix", World(config.env, config.domain))
+    return flyer.under(dataclasses.replace(config, env=given.env, domain=given.domain))
 
 
 def check_file(setting: str, path: Path | None, endings: Sequence[str] = ()) -> None:
@@ -317,6 +396,9 @@ def check_file(setting: str, path: Path | None, endings: Sequence[str] = ()) -> 
         return
     if endings:
         allowed = f"must end in {' or '.join(endings)}"
+        close = difflib.get_close_matches(path.suffix.lower(), endings, n=1)
+        if close and close[0] != path.suffix.lower():
+            allowed = f"did you mean {path.with_suffix(close[0]).as_posix()}? It {allowed}"
         require(path.suffix.lower() in endings, setting, path, allowed)
     require(not path.is_dir(), setting, path, "it is a folder, and must be a file")
     check_writable(setting, path)
@@ -338,30 +420,36 @@ def write(path: Path, action: Callable[[Path], Any]) -> None:
 
 def render_command(arguments: list[str]) -> int:
     """`jaxqmix render RUN --out FILE`."""
+    world, arguments = split_world(arguments)
     given, names = parse(Render, arguments, "jaxqmix render RUN")
     name = single(names, "run")
     check_file("out", given.out, (".png", ".gif", ".mp4", ".html"))
+    if given.out.suffix.lower() == ".mp4" and find_spec("imageio_ffmpeg") is None:
+        raise ConfigError(f'out = {given.out} needs imageio-ffmpeg: pip install ".[video]"')
     from jaxqmix import api
-    from jaxqmix.console import frames
+    from jaxqmix.console import frames, outcome
     from jaxqmix.render import render
 
-    flyer = find_flyer(name, given.planner, given.drones, given.city)
-    other = None
+    flyers = [find_flyer(name, given.planner, given.drones, given.city, world)]
     if given.compare:
-        other = find_flyer(name, given.compare, given.drones, given.city)
+        flyers.append(find_flyer(name, given.compare, given.drones, given.city, world))
+    episodes = [api.record(flyer, seed=given.seed) for flyer in flyers]
     with frames() as progress:
         write(
             given.out,
             lambda path: render(
-                api.record(flyer, seed=given.seed),
+                episodes[0],
                 path,
-                cell_size=flyer.config.env.cell_size,
-                title=flyer.name,
-                other=api.record(other, seed=given.seed) if other else None,
-                other_title=other.name if other else "",
+                cell_size=flyers[0].config.env.cell_size,
+                title=flyers[0].name,
+                other=episodes[1] if given.compare else None,
+                other_title=flyers[1].name if given.compare else "",
                 progress=progress,
             ),
         )
+    for flyer, episode in zip(flyers, episodes, strict=True):
+        print(outcome(flyer.name, episode, flyer.config.env))
+    print(f"open {given.out.resolve().as_uri()}")
     return 0
 
 
@@ -371,22 +459,24 @@ def plot_command(arguments: list[str]) -> int:
     if not names:
         raise ConfigError("run is missing: give at least one run's folder")
     check_file("out", given.out, (".png", ".pdf", ".svg"))
+    for name in names:
+        if not Path(name).exists() and (hint := similar_path(Path(name))):
+            raise ConfigError(f"run = {name} is not allowed: there is no such folder; {hint}")
     from jaxqmix.console import show_runs
     from jaxqmix.render.curves import load_runs, plot_runs
 
     runs = load_runs([Path(name) for name in names])
     planners = {}
     if given.planner:
-        from jaxqmix import api
+        from jaxqmix.comparison import planner_reports
 
         prepare_jax()
         config = from_dict(runs[0].settings)
-        for planner in given.planner:
-            flyer = api.scripted(planner, config)
-            seed = config.evaluation.seed
-            planners[planner], _ = api.evaluate(
-                flyer, episodes=given.episodes, seed=seed, curve=True
-            )
+        # The cities of the runs' final evaluations.
+        flown = {"episodes": given.episodes or config.evaluation.final_episodes}
+        flown["seed"] = config.evaluation.seed
+        names = tuple(dict.fromkeys(given.planner))
+        planners = planner_reports(config, **flown, names=names, notice=flies)
     show_runs(runs, planners)
     write(given.out, lambda path: plot_runs(runs, path, planners))
     return 0
@@ -459,7 +549,7 @@ def run(arguments: list[str]) -> int:
         print(f"jaxqmix {version('jaxqmix')}")
         return 0
     if arguments[0] not in COMMANDS:
-        close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        close = difflib.get_close_matches(arguments[0], COMMANDS, n=1, cutoff=0.7)
         hint = f"did you mean {close[0]}?" if close else f"must be one of {', '.join(COMMANDS)}"
         raise ConfigError(f"command = {arguments[0]} is not allowed: {hint}")
     return COMMANDS[arguments[0]][1](arguments[1:])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
+import numpy as np
 from rich.console import Console as Terminal
 from rich.console import RenderableType
 from rich.markup import escape
@@ -23,10 +25,15 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from jaxqmix.config import RunConfig
+from jaxqmix.comparison import best_planner, criteria, planner_reports, verdict
+from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig, RunConfig, from_dict
+from jaxqmix.evaluation import summarise
+from jaxqmix.metrics import flat_settings
 from jaxqmix.render.curves import Record, groups
 from jaxqmix.runner import REPORTS, Listener, Report
+from jaxqmix.types import Episode
 
+COMMON = "evaluation.final_episodes"
 LOGGED = REPORTS // 10
 """In a pipe or a log, where no bar can move, one report in so many is printed."""
 ROWS = (
@@ -35,9 +42,20 @@ ROWS = (
     ("collided_drones", "collided drones", "{:.2%}"),
     ("violation_rate", "violation rate", "{:.3%}"),
     ("return", "return", "{:.3f}"),
+    ("mission_reward", "mission reward", "{:.3f}"),
     ("t90", "t90 (env steps)", "{:.1f}"),
-    ("mission_success", "mission success", "{:.1%}"),
+    ("mission_success", "completed", "{:.1%}"),
 )
+COLUMNS = (
+    ("env_steps", "env steps", "{:,}"),
+    ("coverage", "coverage", "{:.1%}"),
+    ("t90", "t90", "{:.1f}"),
+    ("return", "return", "{:.3f}"),
+    ("mission_success", "completed", "{:.0%}"),
+    ("collision_rate", "collisions", "{:.3%}"),
+)
+"""The table that grows by a row at each evaluation: metric, header, format."""
+COLOURS = {"good": "green", "fair": "yellow", "bad": "red"}
 
 
 class Bar(Progress):
@@ -62,7 +80,7 @@ class Console(Listener):
         self._terminal = Terminal(highlight=False)
         self._bar: Bar | None = None
         self._config: RunConfig | None = None
-        self._reports = 0
+        self._reports = self._evaluations = 0
 
     def begun(self, config: RunConfig, step: int, memory: dict[str, int]) -> None:
         """Says what is about to run, and shows the bar."""
@@ -124,16 +142,22 @@ class Console(Listener):
         """Prints an evaluation, or the final table and verdict."""
         if report["final"]:
             self._close()
-            more = {"policy": self._config.learner.mixer, "city": self._config.env.city}
-            show_report(report | more)
+            known = known_planners(self._config)
+            show_report(report | {"policy": self._config.learner.mixer}, self._config, known)
             return
-        self._say(evaluation_line(report))
+        if not self._evaluations:
+            self._say(f"evaluations, each on the same {report['episodes']} unseen cities:")
+            self._say(evaluation_header())
+        self._evaluations += 1
+        self._say(evaluation_row(report))
 
     def finished(self) -> None:
-        """Says where everything is."""
-        self._say(
-            f"checkpoints, metrics, curves.png and replay.gif are in {escape(str(self._out))}"
-        )
+        """Says where everything is, and what to try next."""
+        out = escape(self._out.as_posix())
+        self._say(f"checkpoints, metrics, curves.png and replay.gif are in {out}")
+        self._say("next:")
+        self._say(f"  jaxqmix render {out} --out swarm.html   watch it fly, in a browser")
+        self._say(f"  jaxqmix evaluate {out}   compare it with scripted planners")
 
     def stopped(self, step: int) -> None:
         """Says how to go on."""
@@ -170,72 +194,201 @@ def figures(report: Report) -> tuple[str, str]:
 
 
 class Lines(Listener):
-    """Prints one line per evaluation and nothing else: for notebooks and log files."""
+    """Prints one row per evaluation and nothing else: for notebooks and log files."""
+
+    def __init__(self):
+        self._header = evaluation_header()
 
     def evaluated(self, report: Report) -> None:
-        """Prints the line."""
-        print(evaluation_line(report), flush=True)
+        """Prints the row."""
+        if self._header:
+            print(self._header, flush=True)
+        self._header = ""
+        print(evaluation_row(report), flush=True)
 
 
-def evaluation_line(report: Report) -> str:
-    """An evaluation in one line."""
-    verdict = "meets the criteria" if all(report["success"].values()) else "not yet"
-    return (
-        f"evaluation at {report['env_steps']:,} env steps: "
-        f"coverage {report['coverage']:.1%}, t90 {report['t90']:.0f}, "
-        f"return {report['return']:.3f}, collision rate {report['collision_rate']:.3%}, "
-        f"violation rate {report['violation_rate']:.3%}: {verdict}"
-    )
+class Notebook(Listener):
+    """Shows a bar and a growing table below a notebook's cell; needs no widgets."""
+
+    def __init__(self, out: Path):
+        from IPython.display import HTML, display
+
+        self._out, self._html = out, HTML
+        self._handle = display(HTML(""), display_id=True)
+        self._rows: list[str] = []
+        self._done, self._total, self._what, self._shown = 0, 1, "", 0.0
+
+    def begun(self, config: RunConfig, step: int, memory: dict[str, int]) -> None:
+        """Shows the bar."""
+        self._config, self._done, self._total = config, step, config.chunks
+        self.doing("compiling")
+
+    def advanced(self, step: int) -> None:
+        """Moves the bar, a few times a second at most: every move is sent to the browser."""
+        self._done = step
+        if time.monotonic() - self._shown > 0.3:
+            self._show()
+
+    def trained(self, report: Report) -> None:
+        """Shows the figures of training."""
+        self._what = "   ".join(figures(report))
+
+    def doing(self, what: str) -> None:
+        """Says what takes time."""
+        self._what = what
+        self._show()
+
+    def evaluated(self, report: Report) -> None:
+        """Adds a row, or the verdict."""
+        self._rows.append(evaluation_row(report))
+        if report["final"]:
+            known = known_planners(self._config)
+            best = best_planner(known)
+            self._rows += [text for _, text in verdict(report, self._config, best)]
+        self._show()
+
+    def finished(self) -> None:
+        """Says where everything is."""
+        self._done = self._total
+        self.doing(f"checkpoints, metrics, curves.png and replay.gif are in {self._out}")
+
+    def stopped(self, step: int) -> None:
+        """Says how to go on."""
+        self.doing("stopped and saved; jaxqmix.train(..., resume=True) continues")
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        rows = [evaluation_header(), *self._rows] if self._rows else []
+        text = html.escape("\n".join([self._what, *rows]))
+        bar = f'<progress style="width: 40em" max="{self._total}" value="{self._done}"></progress>'
+        self._handle.update(self._html(f"{bar}<pre>{text}</pre>"))
 
 
-def show_report(report: dict[str, Any]) -> None:
-    """Prints a table of an evaluation and the verdict on the success criteria."""
-    city = report.get("city")
+def listener(out: Path) -> Listener:
+    """What shows a run where Python runs: in a notebook or in a terminal."""
+    try:
+        from IPython import get_ipython
+
+        notebook = type(get_ipython()).__name__ == "ZMQInteractiveShell"
+    except ImportError:
+        notebook = False
+    return Notebook(out) if notebook else Console(out)
+
+
+def evaluation_header() -> str:
+    """The header of `evaluation_row`s."""
+    return "".join(f"{header:>11}" for _, header, _ in COLUMNS) + "  criteria"
+
+
+def evaluation_row(report: Report) -> str:
+    """An evaluation in one row, and whether its criteria are met."""
+    cells = [f"{form.format(report[name]):>11}" for name, _, form in COLUMNS]
+    return "".join(cells) + ("  met" if all(report["success"].values()) else "  not met")
+
+
+def known_planners(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Reports of planners over the cities of the final evaluation, where they have flown before."""
+    episodes, seed = config.evaluation.final_episodes, config.evaluation.seed
+    return planner_reports(config, episodes=episodes, seed=seed, only_known=True)
+
+
+def show_report(
+    report: dict[str, Any], config: RunConfig, planners: dict[str, dict[str, Any]] | None = None
+) -> None:
+    """Prints a table of an evaluation and the verdict.
+
+    Args:
+      report: of the evaluation.
+      config: of what was flown.
+      planners: reports of planners over the same cities, to compare with.
+    """
+    best, demands = best_planner(planners or {}), criteria(config.evaluation)
+    flown = ", flown to the horizon" if report.get("to_horizon") else ""
+    city = config.env.city
     place = f"flights over {Path(city).name}" if city else "unseen cities"
-    table = Table(title=escape(f"{report['policy']} on {report['episodes']} {place}"))
-    table.add_column("metric")
-    table.add_column("mean", justify="right")
-    table.add_column("95 % interval", justify="right")
-    table.add_column("criterion")
+    table = Table(title=escape(f"{report['policy']} on {report['episodes']} {place}{flown}"))
+    for header in ("metric", "mean", "95 % interval", "criterion"):
+        table.add_column(header, justify="right" if header in ("mean", "95 % interval") else "left")
+    if best is not None:
+        table.add_column(best["policy"], justify="right")
     for name, label, form in ROWS:
-        low, high = report[f"{name}_ci95"]
+        low, high = (form.format(bound) for bound in report[f"{name}_ci95"])
         met = report["success"].get(name)
-        table.add_row(
-            label,
-            form.format(report[name]),
-            f"{form.format(low)} to {form.format(high)}",
-            "" if met is None else ("met" if met else "not met"),
-        )
-    terminal = Terminal()
+        judged = "" if met is None else f"{demands[name]} {'met' if met else 'not met'}"
+        row = [label, form.format(report[name]), f"{low} to {high}", judged]
+        table.add_row(*row, *([form.format(best[name])] if best is not None else []))
+    terminal = Terminal(highlight=False)
     terminal.print(table)
-    passed = all(report["success"].values())
-    terminal.print("[bold green]success[/]" if passed else "[bold red]criteria not met[/]")
+    for name, value in report.get("changed", {}).items():
+        terminal.print(f"changed: {escape(name)} = {escape(str(value))}")
+    for kind, text in verdict(report, config, best):
+        terminal.print(f"[{COLOURS[kind]}]{escape(text)}[/]")
 
 
 def show_runs(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> None:
     """Prints evaluations of runs, means over seeds, and evaluations of planners, one a row."""
-    columns = ("coverage", "t90", "return", "collision_rate", "violation_rate")
-    forms = dict(zip(columns, ("{:.1%}", "{:.0f}", "{:.3f}", "{:.2%}", "{:.2%}"), strict=True))
+    columns = ("coverage", "t90", "return", "collision_rate", "mission_success")
+    forms = dict(zip(columns, ("{:.1%}", "{:.1f}", "{:.3f}", "{:.3%}", "{:.0%}"), strict=True))
+    headers = ("coverage", "t90 (95 %)", "return", "collisions", "done", "criteria")
     table = Table(title="final evaluations" + ("" if all(r.final for r in runs) else " (* so far)"))
-    table.add_column("run", overflow="fold")
-    for header in (*columns, "success"):
-        table.add_column(header.replace("_", " "), justify="right")
+    table.add_column("run", overflow="fold", min_width=12)
+    for header in headers:
+        table.add_column(header, justify="right")
 
     def add(name: str, report: dict[str, Any] | None) -> None:
-        figures = [form.format(report[metric]) if report else "-" for metric, form in forms.items()]
-        passed = report is not None and all(report["success"].values())
-        table.add_row(escape(name), *figures, "yes" if passed else "no")
+        report = report or {}
+        cells = {n: form.format(report[n]) if n in report else "-" for n, form in forms.items()}
+        if "t90_ci95" in report:
+            low, high = report["t90_ci95"]
+            cells["t90"] += f" ± {(high - low) / 2:.1f}"
+        passed = bool(report) and all(report["success"].values())
+        table.add_row(escape(name), *cells.values(), "met" if passed else "not met")
 
     for label, same in groups(runs).items():
         for run in same:
             add(run.name + ("" if run.final else " *"), run.evaluation)
         if len(same) > 1 and all(run.final for run in same):
-            means = {metric: mean(run.final[metric] for run in same) for metric in columns}
+            values = {metric: [run.final[metric] for run in same] for metric in columns}
             successes = {str(i): all(run.final["success"].values()) for i, run in enumerate(same)}
-            add(label, means | {"success": successes})
+            add(f"mean of {label}", summarise(values, columns) | {"success": successes})
     for name, report in planners.items():
         add(name, report)
-    Terminal().print(table)
+    terminal = Terminal(highlight=False)
+    terminal.print(table)
+    for note in notes(runs, planners):
+        terminal.print(f"note: {escape(note)}")
+
+
+def notes(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> list[str]:
+    """What to know before rows are compared: settings of the world that differ, and cities."""
+    found = []
+    flat = [flat_settings(from_dict(run.settings)) for run in runs]
+    for name, value in flat[0].items() if flat else ():
+        values = [each.get(name) for each in flat]
+        world = name.startswith(("env.", "domain.")) or name in ("evaluation.seed", COMMON)
+        if world and any(other != value for other in values):
+            found.append(f"runs differ in {name}: {', '.join(map(str, dict.fromkeys(values)))}")
+    counts = {run.evaluation["episodes"] for run in runs if run.evaluation}
+    counts |= {report["episodes"] for report in planners.values()}
+    if len(counts) > 1:
+        found.append(f"rows are of different cities: {', '.join(map(str, sorted(counts)))} of them")
+    if planners and found:
+        found.append(f"planners fly as {runs[0].name} does")
+    return found
+
+
+def outcome(name: str, episode: Episode, config: EnvConfig) -> str:
+    """A recorded episode in one line."""
+    coverage, length = np.asarray(episode.coverage), int(episode.length)
+    events = episode.events
+    reached = coverage >= COVERAGE_SUCCESS
+    when = f"90 % after {reached.argmax()} env steps" if reached.any() else "less than 90 %"
+    hit = int((np.asarray(events.conflict) | np.asarray(events.building_hit)).sum())
+    blocked = int(np.asarray(events.violation).sum())
+    return (
+        f"{name}: sees {when}, {coverage[length]:.1%} in the end, after {length} of "
+        f"{config.horizon}; {hit} drone steps in collision, {blocked} against a no-fly zone"
+    )
 
 
 @contextmanager

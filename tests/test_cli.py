@@ -1,6 +1,7 @@
 """The command line as a newcomer types it, typos included."""
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -9,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxqmix import api, cli, compilation, presets
-from jaxqmix.config import ConfigError
+from jaxqmix import api, arguments, cli, compilation, presets
+from jaxqmix.config import ConfigError, to_dict
 from jaxqmix.metrics import check_writable
 from jaxqmix.presets import preset
 from jaxqmix.validate import MISSION
@@ -54,7 +55,17 @@ def refused(capsys, *arguments: str) -> str:
         (["train", "quick", "--env.city-width", "1e9"], ["env.city_width = 1000000000", "cells"]),
         (["train", "quick", "--env.city-width", "x"], ["--env.city-width = x", "a number"]),
         (["train", "quick", "--env.drones"], ["--env.drones misses a value"]),
-        (["train", "quick", "--domain.packet-loss", "0.1"], ["packet-loss misses a value", "2"]),
+        (["train", "quick", "--domain.packet-loss"], ["packet-loss misses a value", "2"]),
+        (["train", "quick", "--domain.packet-loss", "2"], ["domain.packet_loss = (2.0, 2.0)"]),
+        (["train", "quick", "--lr", "0.1"], ["--lr is not known", "--learner.learning-rate?"]),
+        (["train", "quick", "--gamma", "0.9"], ["did you mean --learner.gamma?"]),
+        (["train", "quick", "--config", "no.json"], ["config = no.json", "No such file"]),
+        (["train", "--config"], ["--config", "misses a value"]),
+        (["export-all"], ["command = export-all", "must be one of"]),
+        (["evaluate", "quick", "--planner", "lanes", "--env.drons", "3"], ["--env.drones"]),
+        (["evaluate", "quick", "--planner", "lanes", "--env.drones", "0"], ["env.drones = 0"]),
+        (["evaluate", "quick", "--planner", "lanes", "--domain.wind-speed", "99"], ["wind_speed"]),
+        (["render", "nowhere", "--out", "x.htm"], ["out = x.htm", "did you mean x.html?"]),
         (["train", "quick", "--domain.packet-loss", "0", "x"], ["--domain.packet-loss = 0, x"]),
         (["train", "quick", "--domain.packet-loss", "nan", "nan"], ["packet_loss = nan", "finite"]),
         (["train", "quick", "--learner.gamma", "nan"], ["learner.gamma = nan", "finite"]),
@@ -201,7 +212,7 @@ def test_every_setting_is_documented(capsys, monkeypatch):
     """With what it takes, a sentence and its default."""
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as stop:
-        cli.main(["train", "quick", "--help"])
+        cli.main(["train", "quick", "--help-all"])
     text = re.sub(r"[│╭╮╰╯─|+]+", " ", capsys.readouterr().out)
     assert stop.value.code == 0
     entries = [" ".join(entry.split()) for entry in re.split(r"\n\s*(?=--\w)", text)]
@@ -217,6 +228,100 @@ def test_every_setting_is_documented(capsys, monkeypatch):
         assert len(description) > 3 and description[-1].endswith("."), entry
     for name in ("--mode", "--seed", "--env-steps", "--episodes", "--out", "--resume", "--wandb"):
         assert "(default: " in shown[name]
+
+
+def test_help_begins_with_what_people_use(capsys):
+    """On one screen, with examples; every setting there exists."""
+    assert cli.run(["train", "full", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("\n") < 45 and "--help-all" in text and "(2000000)" in text
+    with pytest.raises(SystemExit):
+        cli.run(["train", "quick", "--help-all"])
+    known = set(re.findall(r"--[a-z.-]+", capsys.readouterr().out))
+    named = set(re.findall(r"--[a-z.-]+", text)) - {"--setting", "--config", "--help-all"}
+    assert named <= known and len(named) > 15
+
+
+def started(monkeypatch, *words: str):
+    """The run's config that a command starts."""
+    runs = []
+    monkeypatch.setattr("jaxqmix.runner.train", lambda config, *_: runs.append(config))
+    monkeypatch.setattr(cli, "prepare_jax", lambda: None)
+    assert cli.run(["train", *words]) == 0
+    return runs[0]
+
+
+def test_a_run_is_described_by_a_file(tmp_path, monkeypatch):
+    """JSON or YAML, nested or dotted, all settings or some; words of the command line win."""
+    again = preset("full", **{"env.drones": 7, "domain.wind_speed": 3.0})
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(again)))
+    assert started(monkeypatch, "--config", str(tmp_path / "config.json")) == again
+    some = tmp_path / "some.yaml"
+    some.write_text("preset: full\nenv.drones: 7\ndomain:\n  wind_speed: 3.0\n")
+    assert started(monkeypatch, "full", f"--config={some}") == again
+    config = started(monkeypatch, "--config", str(some), "--env.drones", "9", "--seed", "4")
+    assert config == again.replace(**{"env.drones": 9, "training.seed": 4})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("preset: quik", "preset = quik is not allowed"),
+        ("env: {drons: 3}", "env.drons = 3 is not allowed: did you mean env.drones?"),
+        ("- quick", "must hold settings by name"),
+        ("a: [", "config = "),
+        ("env.drones: many", "env.drones = 'many'"),
+    ],
+)
+def test_bad_files_get_one_line(text, words, tmp_path, capsys):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    error = refused(capsys, "train", "--config", str(file))
+    assert words in error and "run.yaml" in error
+
+
+def test_one_number_fixes_a_range(monkeypatch):
+    words = "quick --domain.packet-loss 0.3 --domain.wind_speed=5 --domain.delay 0 0.2 --seed 3"
+    domain = started(monkeypatch, *words.split()).domain
+    assert (domain.packet_loss, domain.wind_speed, domain.delay) == ((0.3, 0.3), (5, 5), (0, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("line", "world", "rest"),
+    [
+        ("--domain.packet-loss 0.5 runs/quick", "--domain.packet-loss 0.5 0.5", "runs/quick"),
+        ("runs/quick --env.drones 8 --seed 3", "--env.drones 8", "runs/quick --seed 3"),
+        ("--env.no-fly-zones=2 a --domain.wind-speed 0 9 b",
+         "--env.no-fly-zones=2 --domain.wind-speed 0 9", "a b"),
+        ("--domain.reward.perimeter 0 --out x.gif", "--domain.reward.perimeter 0", "--out x.gif"),
+    ],
+)  # fmt: skip
+def test_settings_of_the_world_are_told_from_others(line, world, rest):
+    assert arguments.split_world(line.split()) == (world.split(), rest.split())
+
+
+def test_policies_fly_in_another_world(monkeypatch):
+    """What differs from the run or preset is said in the report."""
+    monkeypatch.setattr(cli, "prepare_jax", lambda: None)
+    words = ["--domain.packet-loss", "0.5", "0.5", "--env.drones", "4"]
+    flyer = cli.find_flyer("quick", "lanes", None, None, words)
+    assert flyer.changed == {"env.drones": 4, "domain.packet_loss": "(0.5, 0.5)"}
+    assert flyer.policy.config.drones == 4
+    assert cli.find_flyer("quick", "lanes", 6).changed == {"env.drones": 6}
+    assert cli.find_flyer("quick", "lanes", None).changed == {}
+
+
+def test_runs_of_similar_names_are_proposed(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "quick").mkdir(parents=True)
+    for command in ("evaluate", "plot"):
+        assert "did you mean runs/quick?" in refused(capsys, command, "runs/quik")
+
+
+def test_videos_are_refused_before_the_flight_without_their_encoder(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    error = refused(capsys, "render", "quick", "--planner", "lanes", "--out", "x.mp4")
+    assert error == 'jaxqmix: out = x.mp4 needs imageio-ffmpeg: pip install ".[video]"\n'
 
 
 def test_help_does_not_load_jax():
@@ -242,8 +347,6 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback():
 
 
 def test_planners_are_evaluated_from_a_preset(capsys, tmp_path):
-    import json
-
     report, flights = tmp_path / "report.json", tmp_path / "flights.NPZ"
     files = ["--json", str(report), "--trajectories", str(flights)]
     with pytest.raises(SystemExit) as stop:

@@ -18,7 +18,10 @@ LAYERS = {
     4: ("learner",),
     5: ("training", "evaluation"),
     6: ("checkpoints", "metrics", "render"),
-    7: ("cli", "demo", "validate", "api", "runner", "console", "federated", "world_commands"),
+    7: (
+        *("cli", "demo", "validate", "api", "runner", "console", "comparison", "federated"),
+        *("arguments", "world_commands"),
+    ),
     8: ("__main__", ""),
 }
 """First part of a module's name, by layer; the empty name is the package itself."""

@@ -90,7 +90,7 @@ def test_python_runs():
 
 def test_every_setting_exists(capsys):
     with pytest.raises(SystemExit):
-        cli.run(["train", "quick", "--help"])
+        cli.run(["train", "quick", "--help-all"])
     known = set(re.findall(r"--[a-z.-]+", capsys.readouterr().out))
     named = set(re.findall(r"`(--[a-z]+\.[a-z.-]+)`", PROSE))
     assert len(named) > 20 and named <= known

@@ -24,6 +24,12 @@ PANELS = (
     ("loss", "loss", None),
 )
 """Metric, title, and the success criterion that is drawn with it."""
+SHARES = ("coverage", "collision_rate", "violation_rate", "over time")
+"""Panels in percent."""
+KEY = (
+    "thin: training (explores, and its episodes end at {training:.0%} coverage)   "
+    "dots: evaluations (end at {mission:.0%})   star: final evaluation"
+)
 LINES = ("--", "-.", ":", (0, (1, 3)))
 """Styles of the lines of scripted planners."""
 
@@ -116,8 +122,9 @@ def plot_runs(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    planners = planners or {}
     flown = bool(planners) or any(run.final for run in runs)
-    figure = Figure(figsize=(16 if flown else 11, 6.5), layout="constrained")
+    figure = Figure(figsize=(16 if flown else 11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     shape = [[name for name, *_ in PANELS[:3]], [name for name, *_ in PANELS[3:]]]
     for row in shape:
@@ -130,30 +137,56 @@ def plot_runs(
             draw_coverage(panels["over time"], same, label, colour)
         # Only for the legend.
         panels["coverage"].plot([], [], color=colour, label=label)
+    best = min(planners.values(), key=lambda report: report.get("t90", np.inf), default={})
     criteria = runs[0].settings["evaluation"]
     for name, title, criterion in PANELS:
-        finish_panel(panels[name], title, "env steps", criteria.get(criterion))
+        if name in best:
+            label = f"best planner: {best['policy']}" if name == "coverage" else None
+            panels[name].axhline(best[name], color="#333333", linestyle="--", label=label)
+        finish_panel(panels[name], name, title, "env steps", criteria.get(criterion))
     panels["loss"].set_yscale("log")
     if flown:
-        draw_planners(panels["over time"], planners or {})
+        draw_planners(panels["over time"], planners)
         title, along = "coverage over time, final evaluation", "env step of an episode"
-        finish_panel(panels["over time"], title, along, criteria["min_coverage"])
+        finish_panel(panels["over time"], "over time", title, along, criteria["min_coverage"])
         panels["over time"].legend(loc="best", frameon=False)
+    targets = {part: runs[0].settings[place]["coverage_target"]
+               for part, place in (("training", "training"), ("mission", "env"))}  # fmt: skip
+    figure.suptitle(headline(runs), fontweight="bold")
     figure.legend(
         *panels["coverage"].get_legend_handles_labels(),
-        title="thin: training; dots: evaluations; star: final evaluation",
-        loc="outside upper center",
+        title=KEY.format(**{part: min(target, 1.0) for part, target in targets.items()}),
+        loc="outside lower center",
         ncols=4,
         frameon=False,
     )
     figure.savefig(out, dpi=110)
 
 
-def finish_panel(axes: Any, title: str, along: str, criterion: float | None) -> None:
-    """Names a panel, and draws the success criterion into it."""
-    from matplotlib.ticker import EngFormatter
+def headline(runs: Sequence[Record]) -> str:
+    """The runs and, for a single one, what its evaluation says."""
+    if len(runs) > 1 or runs[0].evaluation is None:
+        return ", ".join(run.name for run in runs[:4]) + (" ..." if len(runs) > 4 else "")
+    report, run = runs[0].evaluation, runs[0]
+    met = all(report["success"].values())
+    words = f"{run.name}: criteria {'met' if met else 'not met'}"
+    words += f", sees 90 % in {report['t90']:.1f} env steps"
+    if "mission_success" in report:
+        words += f", {report['mission_success']:.0%} of missions completed"
+    return words + ("" if run.final else " (so far)")
 
+
+def finish_panel(axes: Any, name: str, title: str, along: str, criterion: float | None) -> None:
+    """Names a panel, and draws the success criterion into it, unless all lies far below."""
+    from matplotlib.ticker import EngFormatter, PercentFormatter
+
+    if criterion is not None and name == "collision_rate":
+        highest = axes.dataLim.y1
+        if np.isfinite(highest) and highest < criterion / 3:
+            title, criterion = f"{title} (criterion: < {criterion:.0%})", None
     axes.set_title(title)
+    if name in SHARES:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel(along)
     axes.grid(alpha=0.25)

@@ -1,0 +1,211 @@
+"""Words of the command line: settings of a run among them, settings files, and what was meant."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxqmix.config import ConfigError, RunConfig, require, setting_names, similar_setting
+from jaxqmix.presets import preset
+
+WORLD = ("--env.", "--domain.")
+"""How settings begin that may differ between training and flying."""
+ALIASES = {
+    "lr": "learner.learning_rate",
+    "learning_rate": "learner.learning_rate",
+    "batch": "replay.batch",
+    "batch_size": "replay.batch",
+    "steps": "training.env_steps",
+    "num_envs": "training.swarms",
+    "wind": "domain.wind_speed",
+    "loss": "domain.packet_loss",
+    "width": "learner.hidden",
+}
+"""What people call settings elsewhere."""
+
+
+def ranges(config: Any, prefix: str = "--") -> set[str]:
+    """Names, as on the command line, of settings that take two numbers."""
+    found = set()
+    for item in dataclasses.fields(config):
+        name, value = f"{prefix}{item.name}", getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            found |= ranges(value, f"{name}.")
+        elif isinstance(value, tuple) and len(value) == 2:
+            found.add(name.replace("_", "-"))
+    return found
+
+
+def is_number(word: str) -> bool:
+    """Whether a word can be read as a number."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def with_both_ends(arguments: Sequence[str]) -> list[str]:
+    """The arguments with one number given for a range, as in --domain.packet-loss 0.3, twice."""
+    known, words, found = ranges(RunConfig()), list(arguments), []
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        found.append(name + equals + value)
+        if name.replace("_", "-") not in known:
+            continue
+        if equals:
+            found[-1:] = [name, value]
+        elif words and is_number(words[0]):
+            value = words.pop(0)
+            found.append(value)
+        else:
+            continue
+        if is_number(value) and not (words and is_number(words[0])):
+            found.append(value)
+    return found
+
+
+def split_world(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Settings of the world among the arguments, with their values; and the other arguments."""
+    world, rest = [], []
+    words = with_both_ends(arguments)
+    double = ranges(RunConfig())
+    while words:
+        word = words.pop(0)
+        if not word.startswith(WORLD):
+            rest.append(word)
+            continue
+        world.append(word)
+        for _ in range(0 if "=" in word else 2 if word.replace("_", "-") in double else 1):
+            if words and (not words[0].startswith("-") or is_number(words[0])):
+                world.append(words.pop(0))
+    return world, rest
+
+
+def settings_file(path: Path) -> tuple[str, dict[str, Any]]:
+    """A preset's name and the settings that differ, from a JSON or YAML file.
+
+    A run's config.json is one. Sections may be nested, or named with dots: `env.drones: 3`.
+
+    Raises:
+      ConfigError: when it cannot be read, or names no preset.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".json":
+            data = json.loads(text)
+        else:
+            import yaml
+
+            data = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise ConfigError(f"config = {path} is not allowed: {reason}") from None
+    except Exception as error:  # JSON's and YAML's own.
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"config = {path} is not allowed: {reason}") from None
+    allowed = "must hold settings by name, such as `preset: quick` and `env.drones: 3`"
+    require(
+        isinstance(data, dict) and all(isinstance(n, str) for n in data), "config", path, allowed
+    )
+    name = data.pop("preset", "quick")
+    require(isinstance(name, str), "preset", name, "must be a name")
+    return name, flat(data)
+
+
+def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def from_file(path: Path) -> RunConfig:
+    """The run that a file describes; raises `ConfigError` on a bad one."""
+    name, settings = settings_file(path)
+    try:
+        return preset(name, **settings)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (in {path})") from None
+
+
+def meant(word: str) -> str | None:
+    """The setting, as on the command line, that an unknown one most likely meant."""
+    name = word.lstrip("-").partition("=")[0].replace("-", "_")
+    known = setting_names(RunConfig())
+    found = ALIASES.get(name.split(".")[-1]) or similar_setting(name, known)
+    return f"--{found.replace('_', '-')}" if found else None
+
+
+def similar_path(path: Path) -> str:
+    """Which path of nearly this name exists, as a hint; empty where there is none."""
+    try:
+        names = [other.name for other in path.parent.iterdir()]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"did you mean {(path.parent / close[0]).as_posix()}?" if close else ""
+
+
+TRAIN_HELP = """\
+usage: jaxqmix train PRESET [--setting value ...]
+
+Train a swarm, evaluate it on unseen cities, and leave checkpoints, metrics and pictures.
+
+examples:
+  jaxqmix train quick                                  a minute on two cores
+  jaxqmix train quick --env.drones 8 --out runs/eight
+  jaxqmix train full --mode replay --seed 1 --env-steps 1000000
+  jaxqmix train quick --domain.packet-loss 0.3         one number fixes a range
+  jaxqmix train --config runs/quick/config.json --out runs/again
+  jaxqmix train quick --resume                         go on where it was stopped
+
+presets: {presets}
+
+settings that people use first:
+{settings}
+
+jaxqmix train PRESET --help-all explains every setting.
+"""
+FIRST = (
+    ("--out PATH", "the run's folder", "runs/PRESET"),
+    ("--resume", "continue the run in --out", ""),
+    ("--config FILE", "start from a JSON or YAML file of settings, such as a run's", "none"),
+    ("--mode MODE", "online (fresh rollouts) or replay", "training.mode"),
+    ("--seed INT", "of everything random", "training.seed"),
+    ("--env-steps INT", "budget; or --episodes INT", "training.env_steps"),
+    ("--env.drones INT", "drones in a swarm", "env.drones"),
+    ("--env.city-width M", "and --env.city-length, metres", "env.city_width"),
+    ("--env.horizon INT", "time limit of an episode, env steps", "env.horizon"),
+    ("--env.no-fly-zones INT", "no-fly cylinders in a city", "env.no_fly_zones"),
+    ("--domain.wind-speed LOW HIGH", "m/s; one number fixes it", "domain.wind_speed"),
+    ("--domain.packet-loss LOW HIGH", "probability of a lost command", "domain.packet_loss"),
+    ("--domain.visibility LOW HIGH", "1 is clear air", "domain.visibility"),
+    ("--training.swarms INT", "swarms side by side; more on a GPU", "training.swarms"),
+    ("--learner.learning-rate X", "peak", "learner.learning_rate"),
+    ("--learner.mixer NAME", "qmix, vdn or iql", "learner.mixer"),
+    ("--city FILE", "fly over your own city, see jaxqmix city --help", "generated cities"),
+    ("--wandb PROJECT", "also log to Weights & Biases", "off"),
+)
+"""Setting, what it is, and its default: a setting's name, or words."""
+
+
+def train_help(base: RunConfig, presets: Sequence[str]) -> str:
+    """The short help of `train`, with the defaults of a preset."""
+    lines = []
+    for words, meaning, default in FIRST:
+        if default in setting_names(base):
+            value: Any = base
+            for part in default.split("."):
+                value = getattr(value, part)
+            default = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        lines.append(f"  {words:31}{meaning}" + (f" ({default})" if default else ""))
+    return TRAIN_HELP.format(presets=", ".join(presets), settings="\n".join(lines))
