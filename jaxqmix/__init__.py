@@ -8,7 +8,8 @@ The names below load when they are first used, so that `import jaxqmix` is quick
                           settings likewise
   make(config)            an environment: `reset(key, params)` and `step(key, state, actions,
                           params)` of one swarm, for `jax.vmap` and `jax.jit`
-  with_city(config, city) the config for flights over a city file, or a folder of them
+  with_city(config, city) the config for flights over a city file, or a folder of them; `CityMap` is
+                          a literal city
   train(config, out)      trains a run in a folder and shows its progress
   load_policy(path)       a trained policy with its config: a `Flyer`
   scripted(name, config)  a scripted planner, one of `PLANNERS`, with a config: a `Flyer`; `planner`
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from jaxqmix.config import RewardConfig as RewardConfig
     from jaxqmix.config import RunConfig as RunConfig
     from jaxqmix.distributed import use_all_cores as use_all_cores
+    from jaxqmix.maps import CityMap as CityMap
     from jaxqmix.maps import with_city as with_city
     from jaxqmix.planners import PLANNERS as PLANNERS
     from jaxqmix.planners import planner as planner
@@ -81,6 +83,7 @@ _HOMES = {
     "PLANNERS": "jaxqmix.planners",
     "make": "jaxqmix.api",
     "with_city": "jaxqmix.maps",
+    "CityMap": "jaxqmix.maps",
     "train": "jaxqmix.api",
     "evaluate": "jaxqmix.api",
     "load_policy": "jaxqmix.api",

@@ -89,8 +89,9 @@ class Evaluate:
     """Evaluate a scripted planner on the same cities instead of the trained policy."""
     to_horizon: bool = False
     """Fly on when the mission is complete: to the time limit, or 100 % coverage."""
-    compare: Annotated[bool, tyro.conf.FlagConversionOff] = True
-    """Compare with the best scripted planner; they fly the same cities once, and are kept."""
+    no_compare: bool = False
+    """Leave out the best scripted planner, to compare with; planners fly the same cities once, and
+    their figures are kept."""
     json: Annotated[Path | None, optional("FILE", "none")] = None
     """Write the report here."""
     trajectories: Annotated[Path | None, optional("FILE.npz", "none")] = None
@@ -324,7 +325,7 @@ def evaluate_command(arguments: list[str]) -> int:
         flyer, **flown, keep=given.trajectories is not None, curve=given.json is not None
     )
     planners = {}
-    if given.compare and given.planner is None:
+    if not given.no_compare and given.planner is None:
         planners = comparison.planner_reports(flyer.config, **flown, notice=flies)
     show_report(report, flyer.config, planners)
     if given.json:

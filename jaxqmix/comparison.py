@@ -30,7 +30,7 @@ def planner_reports(
     episodes: int = 256,
     seed: int = 0,
     to_horizon: bool = False,
-    names: Sequence[str] = RIVALS,
+    names: Sequence[str] | None = None,
     notice: Callable[[str], None] = lambda name: None,
     only_known: bool = False,
 ) -> dict[str, dict[str, Any]]:
@@ -44,12 +44,12 @@ def planner_reports(
       episodes: as of `evaluate`.
       seed: as of `evaluate`.
       to_horizon: as of `evaluate`.
-      names: of the planners.
+      names: of the planners; `RIVALS` by default.
       notice: hears the name of a planner that has to fly.
       only_known: leave out those that would have to fly.
     """
     found = {}
-    for name in names:
+    for name in RIVALS if names is None else names:
         flyer = api.scripted(name, config)
         asked = (name, episodes, seed, to_horizon, flyer.config.evaluation.episodes)
         worlds = {part: to_dict(flyer.config)[part] for part in ("env", "domain")}

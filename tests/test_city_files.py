@@ -179,3 +179,22 @@ def test_train_takes_a_city(folder, monkeypatch, capsys):
         cli.main(["train", "quick", "--city", "gone.npz"])
     error = capsys.readouterr().err
     assert error.startswith("jaxqmix: city = gone.npz is not allowed") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"heights": np.zeros((11, 14))}, "heights must be uint8 .* not float64"),
+        ({"heights": np.zeros(14, np.uint8)}, "heights must be uint8"),
+        ({"no_fly": np.zeros((1, 3))}, "no_fly must be finite numbers"),
+        ({"no_fly": np.array([[0, 0, -1, 5.0]])}, "at least 0"),
+        ({"cell_size": 0.0}, "cell_size must be"),
+        ({"no_fly": np.array([[140, 110, 900, 500.0]])}, "leave 0 places to start"),
+    ],
+)
+def test_literal_cities_are_checked(changes, words):
+    """In one line, before anything flies."""
+    with pytest.raises(ConfigError, match=f"city = drawn is not allowed: .*{words}"):
+        jaxqmix.make(SMALL, city=dataclasses.replace(hand_made(), **changes))
+    with pytest.raises(ConfigError, match="city = 3 is not allowed"):
+        jaxqmix.make(SMALL, city=3)

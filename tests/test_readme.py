@@ -47,6 +47,8 @@ def tiny_missions(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     # Little runs, much compiles.
     monkeypatch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
+    # Three programs more for each world.
+    monkeypatch.setattr("jaxqmix.comparison.RIVALS", ("voronoi",))
     for name in presets.PRESETS:
         monkeypatch.setitem(presets.PRESETS, name, dataclasses.replace(TINY, preset=name))
 
@@ -65,8 +67,7 @@ def test_every_command_runs(capsys):
     assert "jaxqmix train quick --help" in COMMANDS
     for command in COMMANDS:
         if command.endswith("--help"):
-            with pytest.raises(SystemExit, match=r"^0$"):
-                cli.run(affordable(command))
+            assert cli.run(affordable(command)) == 0
         else:
             assert cli.run(affordable(command)) == 0, command
     for file in ("report.json", "flights.npz", "swarm.html", "curves.png", "runs/quick/replay.gif"):

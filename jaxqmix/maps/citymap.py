@@ -25,7 +25,9 @@ class CityMap:
 
     heights: np.ndarray  # [H, W] uint8, building height, whole metres; 0 is open ground
     cell_size: float  # m
-    no_fly: np.ndarray  # [K, 4] float32, cylinder: x, y, radius, ceiling, m
+    no_fly: np.ndarray = dataclasses.field(  # [K, 4] float32, cylinder: x, y, radius, ceiling, m
+        default_factory=lambda: np.zeros((0, 4), np.float32)
+    )
     origin: tuple[float, float] | None = None  # degrees of latitude, longitude where x = y = 0
     source: str = ""  # where it was read from
 
@@ -68,14 +70,38 @@ def load_map(path: Path, setting: str = "city") -> CityMap:
         refuse("there is no such file; give the city's new place with --city")
     except Exception:  # numpy and zipfile raise many kinds on a file that is no archive of arrays
         refuse("it is no city file; `jaxqmix city FILE --out CITY.npz` makes one")
-    if city.heights.ndim != 2 or city.heights.dtype != np.uint8:
-        refuse(f"its heights must be uint8 [rows, columns], not {city.heights.dtype}")
-    if city.no_fly.ndim != 2 or city.no_fly.shape[1] != 4 or not np.isfinite(city.no_fly).all():
-        refuse("its no_fly must be finite numbers [zones, 4]: x, y, radius, ceiling")
+    check_map(city, path.as_posix(), setting)
     if len(city.origin) != 2:
         refuse("its origin must be a latitude and a longitude")
     known = all(map(math.isfinite, city.origin))
     return dataclasses.replace(city, origin=city.origin if known else None)
+
+
+def check_map(city: CityMap, name: str, setting: str = "city") -> None:
+    """Raises `ConfigError` when a city's arrays are none that can be flown over."""
+    refuse = functools.partial(require, False, setting, name)
+    heights, no_fly = np.asarray(city.heights), np.asarray(city.no_fly)
+    if heights.ndim != 2 or heights.dtype != np.uint8:
+        words = f"{heights.dtype} {list(heights.shape)}"
+        refuse(f"its heights must be uint8 [rows, columns], whole metres, not {words}")
+    if no_fly.ndim != 2 or no_fly.shape[1] != 4 or not np.isfinite(no_fly).all():
+        refuse("its no_fly must be finite numbers [zones, 4]: x, y, radius, ceiling")
+    if (no_fly[:, 2:] < 0).any():
+        refuse("radius and ceiling of its no_fly must be at least 0")
+    if not (math.isfinite(city.cell_size) and city.cell_size > 0):
+        refuse("its cell_size must be a number of metres greater than 0")
+
+
+def check_starts(city: CityMap, config: EnvConfig) -> None:
+    """Raises `ConfigError` when no-fly zones leave too few places to start from."""
+    spacing, (rows, columns) = config.start_spacing, config.start_pads
+    y = (np.arange(rows) * spacing + spacing // 2 + 0.5)[:, None] * config.cell_size
+    x = (np.arange(columns) * spacing + spacing // 2 + 0.5)[None, :] * config.cell_size
+    free = np.ones((rows, columns), bool)
+    for zone in city.no_fly:
+        free &= np.hypot(x - zone[0], y - zone[1]) > zone[2]
+    words = f"its no-fly zones leave {free.sum()} places to start, and there are {config.drones}"
+    require(free.sum() >= config.drones, "city", city.source or "given", f"{words} drones")
 
 
 def load_maps(path: str | Path, setting: str = "city") -> list[CityMap]:
@@ -134,7 +160,11 @@ def with_city(
     if isinstance(config, RunConfig):
         return dataclasses.replace(config, env=with_city(config.env, city))
     given = isinstance(city, CityMap)
+    require(
+        given or isinstance(city, str | Path), "city", repr(city), "must be a file or a CityMap"
+    )
     maps = [city] if given else load_maps(city)
+    check_map(maps[0], maps[0].source or "given")
     width, length = maps[0].size
     try:
         return dataclasses.replace(
@@ -181,6 +211,8 @@ def stack(maps: list[CityMap], config: EnvConfig) -> City:
     Raises:
       ConfigError: when the config's sizes are not theirs.
     """
+    for city in maps:
+        check_map(city, city.source or "given")
     zones = max(len(city.no_fly) for city in maps)
     sizes = dict(zip(("city_width", "city_length"), maps[0].size, strict=True))
     sizes |= {"cell_size": maps[0].cell_size, "no_fly_zones": zones}
@@ -189,6 +221,8 @@ def stack(maps: list[CityMap], config: EnvConfig) -> City:
         require(
             abs(value - size) < 1e-6, f"env.{name}", value, f"the city has {size:g}: leave it out"
         )
+    for city in maps:
+        check_starts(city, config)
     no_fly = np.zeros((len(maps), zones, 4), np.float32)
     for index, city in enumerate(maps):
         no_fly[index, : len(city.no_fly)] = city.no_fly
