@@ -19,6 +19,7 @@ BUDGETS = {
     "02_environment": {"EPISODES": 2, "FLIGHTS": 1},
     "03_training": {"ENV_STEPS": 2560, "SWARMS": 8, "SEEDS": 2, "EPISODES": 2},
     "04_scaling": {"SWARMS": (1, 4), "DRONES": (2,), "STEPS": 5, "REPEATS": 2},
+    "06_qmix_explained": {"UPDATES": 20, "ENV_STEPS": 1280, "EPISODES": 2},
 }
 """What replaces the first code cell of each notebook."""
 

@@ -1,10 +1,10 @@
 "use strict";
 // What flies in a city: trails, drones, what they see, and their numbers. One draw call per kind.
 
-const MISHAP_STEPS = 6;               // a mishap stays marked for so many steps
-const RECENT_STEPS = 60;              // length of a "recent" trail
-const HUES = 7;                       // colours before a drone needs another mark too
-const TILE = 64;                      // pixels of a number in the atlas
+const MISHAP_STEPS = 6; // a mishap stays marked for so many steps
+const RECENT_STEPS = 60; // length of a "recent" trail
+const HUES = 7; // colours before a drone needs another mark too
+const TILE = 64; // pixels of a number in the atlas
 // The marks beside a number, the most serious first: bit, sign, colours of the theme.
 const BADGES = [
   [CONFLICT, "✕", "conflict", "on-mark"],
@@ -15,7 +15,9 @@ const BADGES = [
 ];
 
 function addFlight(world) {
-  world.flight = { places: Array.from({ length: world.episode.drones }, () => new THREE.Vector3()) };
+  world.flight = {
+    places: Array.from({ length: world.episode.drones }, () => new THREE.Vector3()),
+  };
   addTrails(world);
   addDrones(world);
   addTags(world);
@@ -25,7 +27,11 @@ function addFlight(world) {
 function placeAt(world, step, drone, target) {
   const { positions, drones, unit } = world.episode;
   const at = 3 * (step * drones + drone);
-  return target.set(positions[at] * unit, positions[at + 2] * unit * world.lift, positions[at + 1] * unit);
+  return target.set(
+    positions[at] * unit,
+    positions[at + 2] * unit * world.lift,
+    positions[at + 1] * unit,
+  );
 }
 
 function droneColour(world, drone) {
@@ -36,12 +42,16 @@ function droneColour(world, drone) {
 function addTrails(world) {
   const { length, drones } = world.episode;
   const segments = length * drones;
-  const starts = new Float32Array(3 * segments), ends = new Float32Array(3 * segments);
-  const colours = new Float32Array(3 * segments), steps = new Float32Array(segments), rounds = new Float32Array(segments);
+  const starts = new Float32Array(3 * segments),
+    ends = new Float32Array(3 * segments);
+  const colours = new Float32Array(3 * segments),
+    steps = new Float32Array(segments),
+    rounds = new Float32Array(segments);
   const paints = Array.from({ length: drones }, (_, drone) => droneColour(world, drone));
   const place = new THREE.Vector3();
   for (let segment = 0; segment < segments; segment++) {
-    const drone = segment % drones, step = Math.floor(segment / drones);
+    const drone = segment % drones,
+      step = Math.floor(segment / drones);
     placeAt(world, step, drone, place).toArray(starts, 3 * segment);
     placeAt(world, step + 1, drone, place).toArray(ends, 3 * segment);
     paints[drone].toArray(colours, 3 * segment);
@@ -49,15 +59,34 @@ function addTrails(world) {
     rounds[segment] = Math.floor(drone / HUES);
   }
   const geometry = new THREE.InstancedBufferGeometry();
-  geometry.setAttribute("position", new THREE.BufferAttribute(new Float32Array([0, -1, 0, 0, 1, 0, 1, -1, 0, 1, 1, 0]), 3));
+  geometry.setAttribute(
+    "position",
+    new THREE.BufferAttribute(new Float32Array([0, -1, 0, 0, 1, 0, 1, -1, 0, 1, 1, 0]), 3),
+  );
   geometry.setIndex([0, 1, 2, 2, 1, 3]);
-  for (const [name, array, size] of [["start", starts, 3], ["end", ends, 3], ["colour", colours, 3], ["moment", steps, 1], ["turn", rounds, 1]]) {
+  for (const [name, array, size] of [
+    ["start", starts, 3],
+    ["end", ends, 3],
+    ["colour", colours, 3],
+    ["moment", steps, 1],
+    ["turn", rounds, 1],
+  ]) {
     geometry.setAttribute(name, new THREE.InstancedBufferAttribute(array, size));
   }
   geometry.instanceCount = segments;
   const material = new THREE.ShaderMaterial({
-    uniforms: { first: { value: 0 }, last: { value: 0 }, fade: { value: 0 }, pixels: { value: 2 }, screen: { value: new THREE.Vector2(1, 1) } },
-    vertexShader: TRAIL_VERTEX, fragmentShader: TRAIL_FRAGMENT, transparent: true, depthWrite: false, side: THREE.DoubleSide,
+    uniforms: {
+      first: { value: 0 },
+      last: { value: 0 },
+      fade: { value: 0 },
+      pixels: { value: 2 },
+      screen: { value: new THREE.Vector2(1, 1) },
+    },
+    vertexShader: TRAIL_VERTEX,
+    fragmentShader: TRAIL_FRAGMENT,
+    transparent: true,
+    depthWrite: false,
+    side: THREE.DoubleSide,
   });
   const mesh = new THREE.Mesh(geometry, material);
   mesh.frustumCulled = false;
@@ -128,7 +157,8 @@ function addDrones(world) {
   for (let drone = 0; drone < drones; drone++) {
     const colour = droneColour(world, drone);
     for (const mesh of [bodies, rings]) mesh.setColorAt(drone, colour);
-    for (let arm = 0; arm < 4; arm++) rotors.setColorAt(4 * drone + arm, colour.clone().lerp(new THREE.Color(1, 1, 1), 0.5));
+    for (let arm = 0; arm < 4; arm++)
+      rotors.setColorAt(4 * drone + arm, colour.clone().lerp(new THREE.Color(1, 1, 1), 0.5));
     colour.toArray(colours, 6 * drone);
     colour.toArray(colours, 6 * drone + 3);
   }
@@ -136,7 +166,10 @@ function addDrones(world) {
   const lines = new THREE.BufferGeometry();
   lines.setAttribute("position", new THREE.BufferAttribute(new Float32Array(6 * drones), 3));
   lines.setAttribute("color", new THREE.BufferAttribute(colours, 3));
-  const threads = new THREE.LineSegments(lines, new THREE.LineBasicMaterial({ vertexColors: true, transparent: true }));
+  const threads = new THREE.LineSegments(
+    lines,
+    new THREE.LineBasicMaterial({ vertexColors: true, transparent: true }),
+  );
   threads.frustumCulled = false;
   threads.renderOrder = 5;
   world.scene.add(threads);
@@ -162,7 +195,8 @@ function ringsMaterial() {
         gl_FragColor = vec4(vTint, mix(0.22, 0.95, edge) * (1.0 - smoothstep(1.0 - pixel, 1.0, reach)));
         #include <colorspace_fragment>
       }`,
-    transparent: true, depthWrite: false,
+    transparent: true,
+    depthWrite: false,
   });
 }
 
@@ -175,7 +209,13 @@ function addTags(world) {
   const atlas = new THREE.CanvasTexture(canvas);
   atlas.colorSpace = THREE.SRGBColorSpace;
   const geometry = new THREE.InstancedBufferGeometry();
-  geometry.setAttribute("position", new THREE.BufferAttribute(new Float32Array([-0.5, -0.5, 0, 0.5, -0.5, 0, -0.5, 0.5, 0, 0.5, 0.5, 0]), 3));
+  geometry.setAttribute(
+    "position",
+    new THREE.BufferAttribute(
+      new Float32Array([-0.5, -0.5, 0, 0.5, -0.5, 0, -0.5, 0.5, 0, 0.5, 0.5, 0]),
+      3,
+    ),
+  );
   geometry.setIndex([0, 1, 2, 2, 1, 3]);
   const attribute = (name, size) => {
     const buffer = new THREE.InstancedBufferAttribute(new Float32Array(2 * drones * size), size);
@@ -183,18 +223,29 @@ function addTags(world) {
     geometry.setAttribute(name, buffer);
     return buffer;
   };
-  const places = attribute("place", 3), tiles = attribute("tile", 1);
+  const places = attribute("place", 3),
+    tiles = attribute("tile", 1);
   for (let drone = 0; drone < drones; drone++) tiles.setX(drone, drone);
   geometry.instanceCount = 2 * drones;
   const material = new THREE.ShaderMaterial({
-    uniforms: { atlas: { value: atlas }, across: { value: across }, drones: { value: drones }, pixels: { value: 20 }, screen: { value: new THREE.Vector2(1, 1) } },
-    vertexShader: TAG_VERTEX, fragmentShader: TAG_FRAGMENT, transparent: true, depthTest: false, depthWrite: false,
+    uniforms: {
+      atlas: { value: atlas },
+      across: { value: across },
+      drones: { value: drones },
+      pixels: { value: 20 },
+      screen: { value: new THREE.Vector2(1, 1) },
+    },
+    vertexShader: TAG_VERTEX,
+    fragmentShader: TAG_FRAGMENT,
+    transparent: true,
+    depthTest: false,
+    depthWrite: false,
   });
   const mesh = new THREE.Mesh(geometry, material);
   mesh.frustumCulled = false;
   mesh.renderOrder = 10;
   world.scene.add(mesh);
-  Object.assign(world.flight, { atlas, across, places3: places, tiles, tags: material.uniforms });
+  Object.assign(world.flight, { atlas, across, anchors: places, tiles, tags: material.uniforms });
 }
 
 // The number stands above its drone; the mark stands at the number's right.
@@ -225,26 +276,40 @@ function paintFlight(world, theme) {
   const { atlas, across } = world.flight;
   const pen = atlas.image.getContext("2d");
   pen.clearRect(0, 0, atlas.image.width, atlas.image.height);
-  const corner = (tile) => [(tile % across) * TILE + TILE / 2, Math.floor(tile / across) * TILE + TILE / 2];
+  const corner = (tile) => [
+    (tile % across) * TILE + TILE / 2,
+    Math.floor(tile / across) * TILE + TILE / 2,
+  ];
   world.episode.colours.forEach((bytes, drone) => {
     const light = 0.3 * bytes[0] + 0.6 * bytes[1] + 0.1 * bytes[2] > 150;
-    drawTag(pen, ...corner(drone), Math.floor(drone / HUES), `rgb(${bytes.join(",")})`, light ? "#14181f" : "#fff", String(drone + 1));
+    drawTag(
+      pen,
+      ...corner(drone),
+      Math.floor(drone / HUES),
+      `rgb(${bytes.join(",")})`,
+      light ? "#14181f" : "#fff",
+      String(drone + 1),
+    );
   });
-  BADGES.forEach(([, sign, fill, ink], number) => drawTag(pen, ...corner(world.episode.drones + number), 0, theme[fill], theme[ink], sign));
+  BADGES.forEach(([, sign, fill, ink], number) =>
+    drawTag(pen, ...corner(world.episode.drones + number), 0, theme[fill], theme[ink], sign),
+  );
   atlas.needsUpdate = true;
 }
 
 // A shape with words in it. Every round of the hues has a shape of its own: circle, square, ...
 function drawTag(pen, x, y, round, fill, ink, words) {
-  const corners = [0, 4, 6, 8][round % 4], turn = corners === 6 ? 0 : Math.PI / 4;
+  const corners = [0, 4, 6, 8][round % 4],
+    turn = corners === 6 ? 0 : Math.PI / 4;
   const radius = corners === 4 ? 36 : 27;
   pen.beginPath();
   if (corners === 0) pen.arc(x, y, radius, 0, 2 * Math.PI);
   else if (corners === 8) pen.roundRect(x - 29, y - 18, 58, 36, 4);
-  else for (let corner = 0; corner < corners; corner++) {
-    const angle = turn + (2 * Math.PI * corner) / corners;
-    pen.lineTo(x + radius * Math.cos(angle), y + radius * Math.sin(angle));
-  }
+  else
+    for (let corner = 0; corner < corners; corner++) {
+      const angle = turn + (2 * Math.PI * corner) / corners;
+      pen.lineTo(x + radius * Math.cos(angle), y + radius * Math.sin(angle));
+    }
   pen.closePath();
   Object.assign(pen, { fillStyle: fill, strokeStyle: ink, lineWidth: 4, lineJoin: "round" });
   pen.fill();
@@ -259,7 +324,8 @@ function badgeBits(episode, step, drone) {
   if (step < 1) return 0;
   let bits = episode.marks[(step - 1) * episode.drones + drone];
   for (let back = 2; back <= MISHAP_STEPS && step - back >= 0; back++) {
-    bits |= episode.marks[(step - back) * episode.drones + drone] & (CONFLICT | BUILDING | VIOLATION);
+    bits |=
+      episode.marks[(step - back) * episode.drones + drone] & (CONFLICT | BUILDING | VIOLATION);
   }
   return bits;
 }
@@ -268,13 +334,15 @@ function badgeBits(episode, step, drone) {
 function updateWorld(world, time, trail) {
   const { episode, flight } = world;
   const now = Math.min(Math.max(time, 0), episode.length);
-  const step = Math.floor(now), next = Math.min(step + 1, episode.length);
+  const step = Math.floor(now),
+    next = Math.min(step + 1, episode.length);
   world.uniforms.now.value = now;
   flight.step = step;
   flight.trails.last.value = trail === "none" ? 0 : now;
   flight.trails.first.value = trail === "recent" ? now - RECENT_STEPS : 0;
   flight.trails.fade.value = trail === "recent" ? RECENT_STEPS : 0;
-  const last = new THREE.Vector3(), target = new THREE.Vector3();
+  const last = new THREE.Vector3(),
+    target = new THREE.Vector3();
   const ends = flight.threads.geometry.attributes.position;
   flight.places.forEach((place, drone) => {
     placeAt(world, step, drone, last);
@@ -284,26 +352,33 @@ function updateWorld(world, time, trail) {
     const bits = badgeBits(episode, Math.ceil(now), drone);
     const shown = BADGES.findIndex(([bit]) => (bit < CONFLICT ? (bits & 3) === bit : bits & bit));
     flight.tiles.setX(episode.drones + drone, shown < 0 ? -1 : episode.drones + shown);
-    flight.places3.setXYZ(drone, place.x, place.y, place.z);
-    flight.places3.setXYZ(episode.drones + drone, place.x, place.y, place.z);
+    flight.anchors.setXYZ(drone, place.x, place.y, place.z);
+    flight.anchors.setXYZ(episode.drones + drone, place.x, place.y, place.z);
   });
-  ends.needsUpdate = flight.tiles.needsUpdate = flight.places3.needsUpdate = true;
+  ends.needsUpdate = flight.tiles.needsUpdate = flight.anchors.needsUpdate = true;
 }
 
 // Sizes drones, trails and labels for a camera, so that they stay legible from any distance.
 function faceCamera(world, camera, pixelsWide, pixelsHigh) {
-  const small = Math.min(pixelsWide, pixelsHigh) < 420, many = world.episode.drones > 30;
+  const small = Math.min(pixelsWide, pixelsHigh) < 420,
+    many = world.episode.drones > 30;
   const { bodies, rotors, rings, places, trails, tags, step } = world.flight;
   const perPixel = (2 * Math.tan((FIELD_OF_VIEW * Math.PI) / 360)) / pixelsHigh;
   const { radii, drones, unit } = world.episode;
   const matrix = new THREE.Matrix4();
   places.forEach((place, drone) => {
     const least = Math.max(3, world.extent * 0.002);
-    const size = Math.max(least, place.distanceTo(camera.position) * perPixel * (small || many ? 4 : 6));
+    const size = Math.max(
+      least,
+      place.distanceTo(camera.position) * perPixel * (small || many ? 4 : 6),
+    );
     bodies.setMatrixAt(drone, matrix.makeScale(size, size * 0.6, size).setPosition(place));
     for (let arm = 0; arm < 4; arm++) {
-      const east = arm % 2 ? size : -size, south = arm < 2 ? size : -size;
-      matrix.makeScale(size, size, size).setPosition(place.x + east, place.y + size * 0.35, place.z + south);
+      const east = arm % 2 ? size : -size,
+        south = arm < 2 ? size : -size;
+      matrix
+        .makeScale(size, size, size)
+        .setPosition(place.x + east, place.y + size * 0.35, place.z + south);
       rotors.setMatrixAt(4 * drone + arm, matrix);
     }
     const radius = radii[step * drones + drone] * unit;

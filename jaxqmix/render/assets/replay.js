@@ -1,7 +1,15 @@
 "use strict";
 // The player: decodes the episodes, draws them through world.js and answers the controls.
 
-const state = { time: 0, playing: false, speed: 10, follow: null, trail: "recent", dirty: true, moved: false };
+const state = {
+  time: 0,
+  playing: false,
+  speed: 10,
+  follow: null,
+  trail: "recent",
+  dirty: true,
+  moved: false,
+};
 const element = (id) => document.getElementById(id);
 const data = JSON.parse(element("data").textContent);
 const names = nameViews(data.views.map((view) => view.title));
@@ -12,7 +20,9 @@ let theme = readTheme();
 // The colours of the present theme, which the style sheet holds: {name: colour}.
 function readTheme() {
   const style = getComputedStyle(document.documentElement);
-  return Object.fromEntries(data.colours.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+  return Object.fromEntries(
+    data.colours.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]),
+  );
 }
 
 // What the views are called where they have no titles, or the same.
@@ -36,9 +46,11 @@ function decode(view) {
     coverage: new Float32Array(bytes(view.coverage).buffer),
   };
   episode.counts = Object.fromEntries(
-    [["conflicts", CONFLICT], ["buildingHits", BUILDING], ["violations", VIOLATION]].map(
-      ([name, bit]) => [name, runningCount(episode, (mark) => mark & bit)],
-    ),
+    [
+      ["conflicts", CONFLICT],
+      ["buildingHits", BUILDING],
+      ["violations", VIOLATION],
+    ].map(([name, bit]) => [name, runningCount(episode, (mark) => mark & bit)]),
   );
   episode.counts.lost = runningCount(episode, (mark) => (mark & 3) === LOST);
   return episode;
@@ -47,7 +59,9 @@ function decode(view) {
 // How many marks so far, by step.
 function runningCount({ marks, drones, length }, counts) {
   const running = new Uint32Array(length + 1);
-  marks.forEach((mark, index) => { if (counts(mark)) running[Math.floor(index / drones) + 1] += 1; });
+  marks.forEach((mark, index) => {
+    if (counts(mark)) running[Math.floor(index / drones) + 1] += 1;
+  });
   for (let step = 1; step <= length; step++) running[step] += running[step - 1];
   return running;
 }
@@ -63,7 +77,14 @@ function makeView(episode, number) {
   const box = create("section", "", { className: "view" });
   const colour = ["first", "second"][number];
   box.style.setProperty("--colour", `var(--${colour})`);
-  const view = { episode, box, colour, name: names[number], window: create("div", "", { className: "window" }), world: null };
+  const view = {
+    episode,
+    box,
+    colour,
+    name: names[number],
+    window: create("div", "", { className: "window" }),
+    world: null,
+  };
   if (data.views.length > 1) {
     const heading = create("h2");
     view.live = create("b");
@@ -87,7 +108,8 @@ const FIGURES = [
 ];
 
 function makePanel() {
-  const title = views.length > 1 ? `${names[0]} and ${names[1]}` : data.views[0].title || "A swarm sees a city";
+  const title =
+    views.length > 1 ? `${names[0]} and ${names[1]}` : data.views[0].title || "A swarm sees a city";
   element("title").textContent = title;
   element("verdict").textContent = verdictWords();
   element("outcome").textContent = verdictWords();
@@ -125,12 +147,17 @@ function makePanel() {
 // Who was sooner and by how much; for one episode, when it had seen what.
 function verdictWords() {
   const ends = views.map(({ name, episode }) => ({
-    name, at: stepOf(episode, 0.9), steps: episode.length, coverage: episode.coverage[episode.length],
+    name,
+    at: stepOf(episode, 0.9),
+    steps: episode.length,
+    coverage: episode.coverage[episode.length],
   }));
   const [one, two] = ends;
   if (!two) {
     const end = `It ends after ${one.steps} steps with ${percent(one.coverage)}.`;
-    return one.at === null ? `90\u00a0% was never seen. ${end}` : `90\u00a0% seen after ${one.at} steps. ${end}`;
+    return one.at === null
+      ? `90\u00a0% was never seen. ${end}`
+      : `90\u00a0% seen after ${one.at} steps. ${end}`;
   }
   if (one.at === null && two.at === null) {
     const points = 100 * (one.coverage - two.coverage);
@@ -138,17 +165,27 @@ function verdictWords() {
     return `Neither has seen 90\u00a0%. At the end ${more.name} has seen ${Math.abs(points).toFixed(1)} points more: ${percent(one.coverage)} and ${percent(two.coverage)}.`;
   }
   if (one.at === two.at) return `Both have seen 90\u00a0% after ${one.at} steps.`;
-  const [soon, late] = two.at === null || (one.at !== null && one.at < two.at) ? [one, two] : [two, one];
-  if (late.at === null) return `${soon.name} has seen 90\u00a0% after ${soon.at} steps; ${late.name} never, with ${percent(late.coverage)} at the end.`;
+  const [soon, late] =
+    two.at === null || (one.at !== null && one.at < two.at) ? [one, two] : [two, one];
+  if (late.at === null)
+    return `${soon.name} has seen 90\u00a0% after ${soon.at} steps; ${late.name} never, with ${percent(late.coverage)} at the end.`;
   const steps = late.at - soon.at;
   return `${soon.name} is ${steps} ${steps === 1 ? "step" : "steps"} (${Math.round((100 * steps) / late.at)}\u00a0%) sooner: it has seen 90\u00a0% after ${soon.at} steps, ${late.name} after ${late.at}.`;
 }
 
 function figuresAt(view, time) {
   const { episode } = view;
-  const step = Math.min(Math.floor(time), episode.length), reached = stepOf(episode, 0.9);
-  const counts = Object.fromEntries(Object.entries(episode.counts).map(([name, run]) => [name, run[step]]));
-  return { step, coverage: episode.coverage[step], at90: reached !== null && reached <= step ? reached : "–", ...counts };
+  const step = Math.min(Math.floor(time), episode.length),
+    reached = stepOf(episode, 0.9);
+  const counts = Object.fromEntries(
+    Object.entries(episode.counts).map(([name, run]) => [name, run[step]]),
+  );
+  return {
+    step,
+    coverage: episode.coverage[step],
+    at90: reached !== null && reached <= step ? reached : "–",
+    ...counts,
+  };
 }
 
 function showFigures() {
@@ -156,9 +193,11 @@ function showFigures() {
   views.forEach((view, number) => {
     const now = figuresAt(view, state.time);
     for (const [name, , words] of FIGURES) {
-      document.querySelector(`[data-figure="${name}"][data-view="${number}"]`).textContent = words(now);
+      document.querySelector(`[data-figure="${name}"][data-view="${number}"]`).textContent =
+        words(now);
     }
-    if (view.live) view.live.textContent = `${percent(now.coverage)}${step > now.step ? `, over after ${now.step} steps` : ""}`;
+    if (view.live)
+      view.live.textContent = `${percent(now.coverage)}${step > now.step ? `, over after ${now.step} steps` : ""}`;
   });
   element("more").textContent = moreWords();
   element("outcome").hidden = !(lastStep && state.time >= lastStep);
@@ -166,21 +205,28 @@ function showFigures() {
   element("slider").value = step;
   element("slider").setAttribute("aria-valuetext", stepWords(views, step).join("; "));
   const share = lastStep ? state.time / lastStep : 0;
-  element("playhead").style.left = `calc(var(--left) + ${share} * (100% - var(--left) - var(--right)))`;
+  element("playhead").style.left =
+    `calc(var(--left) + ${share} * (100% - var(--left) - var(--right)))`;
 }
 
 function moreWords() {
   const { episode, world } = views[0];
   if (state.follow !== null) {
-    return views.filter((view) => state.follow < view.episode.drones).map((view) => {
-      const { episode, name } = view, { step } = figuresAt(view, state.time);
-      const at = step * episode.drones + state.follow;
-      const altitude = Math.round(episode.positions[3 * at + 2] * episode.unit);
-      const link = step ? episode.marks[at - episode.drones] & 3 : 0;
-      return `Drone ${state.follow + 1}${views.length > 1 ? ` of ${name}` : ""}: ${altitude} m up, command ${["received", "lost", "late"][link]}.`;
-    }).join(" ");
+    return views
+      .filter((view) => state.follow < view.episode.drones)
+      .map((view) => {
+        const { episode, name } = view,
+          { step } = figuresAt(view, state.time);
+        const at = step * episode.drones + state.follow;
+        const altitude = Math.round(episode.positions[3 * at + 2] * episode.unit);
+        const link = step ? episode.marks[at - episode.drones] & 3 : 0;
+        return `Drone ${state.follow + 1}${views.length > 1 ? ` of ${name}` : ""}: ${altitude} m up, command ${["received", "lost", "late"][link]}.`;
+      })
+      .join(" ");
   }
-  const kilometres = [episode.columns, episode.rows].map((cells) => +((cells * episode.cell) / 1000).toFixed(1));
+  const kilometres = [episode.columns, episode.rows].map(
+    (cells) => +((cells * episode.cell) / 1000).toFixed(1),
+  );
   const lift = world && world.lift > 1 ? `, heights\u00a0×\u00a0${world.lift}` : "";
   return `${episode.drones} drones, ${kilometres.join(" × ")} km${lift}`;
 }
@@ -227,12 +273,17 @@ function say(words) {
   notice.textContent = words;
   notice.hidden = false;
   clearTimeout(say.timer);
-  say.timer = setTimeout(() => { notice.hidden = true; }, 4000);
+  say.timer = setTimeout(() => {
+    notice.hidden = true;
+  }, 4000);
 }
 
 function toggleFull() {
   if (document.fullscreenElement) document.exitFullscreen();
-  else document.documentElement.requestFullscreen?.().catch(() => say("This page may not fill the screen here."));
+  else
+    document.documentElement
+      .requestFullscreen?.()
+      .catch(() => say("This page may not fill the screen here."));
 }
 
 function toggleHelp() {
@@ -269,8 +320,11 @@ function readLink() {
 function savePicture() {
   if (!stage) return;
   draw();
-  const source = stage.renderer.domElement, scale = source.width / source.clientWidth;
-  const canvas = document.createElement("canvas"), pen = canvas.getContext("2d"), head = 58 * scale;
+  const source = stage.renderer.domElement,
+    scale = source.width / source.clientWidth;
+  const canvas = document.createElement("canvas"),
+    pen = canvas.getContext("2d"),
+    head = 58 * scale;
   Object.assign(canvas, { width: source.width, height: source.height + head });
   const { sky, ink, soft, panel } = theme;
   pen.fillStyle = sky;
@@ -293,7 +347,10 @@ function savePicture() {
     pen.fillText(view.name, (left + 14) * scale, head + (top - 8) * scale);
   });
   canvas.toBlob((blob) => {
-    const link = create("a", "", { href: URL.createObjectURL(blob), download: `replay-step-${step}.png` });
+    const link = create("a", "", {
+      href: URL.createObjectURL(blob),
+      download: `replay-step-${step}.png`,
+    });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }, "image/png");
@@ -314,13 +371,24 @@ const ACTIONS = {
   help: toggleHelp,
 };
 const KEYS = {
-  Home: "first", End: "last", PageUp: "back10", PageDown: "forward10", ArrowLeft: "back", ArrowRight: "forward",
-  " ": "play", r: "reset", f: "full", s: "picture", l: "link", "?": "help",
+  Home: "first",
+  End: "last",
+  PageUp: "back10",
+  PageDown: "forward10",
+  ArrowLeft: "back",
+  ArrowRight: "forward",
+  " ": "play",
+  r: "reset",
+  f: "full",
+  s: "picture",
+  l: "link",
+  "?": "help",
 };
 
 function answerKey(event) {
   const action = KEYS[event.key.length > 1 ? event.key : event.key.toLowerCase()];
-  if (!action || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select")) return;
+  if (!action || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select"))
+    return;
   // What has the focus answers its own keys.
   if (event.target.matches("button, summary") && event.key === " ") return;
   if (event.target.matches("input") && event.key.length > 1) return;
@@ -336,10 +404,13 @@ function connectControls() {
     element(name).addEventListener("click", action);
     element(name).setAttribute("aria-label", element(name).title);
   }
-  element("speed").addEventListener("change", (event) => { state.speed = Number(event.target.value); });
+  element("speed").addEventListener("change", (event) => {
+    state.speed = Number(event.target.value);
+  });
   element("trail").addEventListener("change", (event) => setTrail(event.target.value));
   const drones = Math.max(...views.map((view) => view.episode.drones));
-  for (let drone = 0; drone < drones; drone++) element("follow").append(new Option(`drone ${drone + 1}`, drone));
+  for (let drone = 0; drone < drones; drone++)
+    element("follow").append(new Option(`drone ${drone + 1}`, drone));
   element("follow").addEventListener("change", (event) => {
     setFollow(event.target.value === "" ? null : Number(event.target.value));
   });
@@ -353,16 +424,23 @@ function connectControls() {
 
 // What is known of the step under the pointer.
 function connectTip() {
-  const slider = element("slider"), tip = element("tip");
+  const slider = element("slider"),
+    tip = element("tip");
   slider.addEventListener("pointermove", (event) => {
-    const box = slider.getBoundingClientRect(), outer = element("timeline").getBoundingClientRect();
+    const box = slider.getBoundingClientRect(),
+      outer = element("timeline").getBoundingClientRect();
     const share = Math.min(Math.max((event.clientX - box.left - 8) / (box.width - 16), 0), 1);
-    tip.replaceChildren(...stepWords(views, Math.round(share * lastStep)).map((words) => create("p", words)));
+    tip.replaceChildren(
+      ...stepWords(views, Math.round(share * lastStep)).map((words) => create("p", words)),
+    );
     tip.hidden = false;
     const left = event.clientX - outer.left - tip.offsetWidth / 2;
     tip.style.left = `${Math.min(Math.max(left, 0), outer.width - tip.offsetWidth)}px`;
   });
-  for (const name of ["pointerleave", "pointercancel"]) slider.addEventListener(name, () => { tip.hidden = true; });
+  for (const name of ["pointerleave", "pointercancel"])
+    slider.addEventListener(name, () => {
+      tip.hidden = true;
+    });
 }
 
 // --- the picture ------------------------------------------------------------------------------
@@ -371,7 +449,11 @@ const stage = makeStage();
 
 function makeStage() {
   try {
-    const renderer = new THREE.WebGLRenderer({ canvas: element("canvas"), antialias: true, alpha: true });
+    const renderer = new THREE.WebGLRenderer({
+      canvas: element("canvas"),
+      antialias: true,
+      alpha: true,
+    });
     renderer.setClearColor(0, 0);
     renderer.setScissorTest(true);
     for (const view of views) {
@@ -383,12 +465,17 @@ function makeStage() {
     const controls = new THREE.OrbitControls(camera, renderer.domElement);
     Object.assign(controls, { enableDamping: true, dampingFactor: 0.12, maxPolarAngle: 1.5 });
     Object.assign(controls, { minDistance: extent / 60, maxDistance: extent * 5 });
-    controls.addEventListener("change", () => { state.dirty = true; });
-    controls.addEventListener("start", () => { state.moved = true; });
+    controls.addEventListener("change", () => {
+      state.dirty = true;
+    });
+    controls.addEventListener("start", () => {
+      state.moved = true;
+    });
     return { renderer, camera, controls, extent };
   } catch (error) {
     const notice = element("notice");
-    notice.textContent = "This browser cannot draw in 3-D (WebGL is missing). The figures still run.";
+    notice.textContent =
+      "This browser cannot draw in 3-D (WebGL is missing). The figures still run.";
     notice.hidden = false;
     return null;
   }
@@ -396,8 +483,14 @@ function makeStage() {
 
 // The part of the canvas that belongs to a view, in CSS pixels from the top left.
 function viewport(view) {
-  const outer = element("stage").getBoundingClientRect(), box = view.window.getBoundingClientRect();
-  return { left: box.left - outer.left, top: box.top - outer.top, width: box.width, height: box.height };
+  const outer = element("stage").getBoundingClientRect(),
+    box = view.window.getBoundingClientRect();
+  return {
+    left: box.left - outer.left,
+    top: box.top - outer.top,
+    width: box.width,
+    height: box.height,
+  };
 }
 
 // Puts the camera where the whole city fills the first view, seen from the south.
@@ -411,20 +504,26 @@ function showWholeCity() {
   camera.aspect = width / height;
   camera.updateProjectionMatrix();
   const high = Math.max(...views.map(({ world }) => highest(world)));
-  const corners = [-1, 1].flatMap((east) => [[-1, high], [-1, 0], [1, 0]].map(
-    ([south, up]) => new THREE.Vector3((east * wide) / 2, up, (south * long) / 2),
-  ));
+  const corners = [-1, 1].flatMap((east) =>
+    [
+      [-1, high],
+      [-1, 0],
+      [1, 0],
+    ].map(([south, up]) => new THREE.Vector3((east * wide) / 2, up, (south * long) / 2)),
+  );
   for (const { position, userData } of views[0].world.labels) {
     corners.push(new THREE.Vector3(position.x, position.y, position.z - userData.radius));
   }
-  let distance = 2 * extent, middle = 0;
+  let distance = 2 * extent,
+    middle = 0;
   for (let round = 0; round < 12; round++) {
     controls.target.set(0, 0, middle);
     camera.position.set(0, distance * Math.sin(tilt), middle + distance * Math.cos(tilt));
     camera.lookAt(controls.target);
     camera.updateMatrixWorld();
     const seen = corners.map((corner) => corner.clone().project(camera));
-    const top = Math.max(...seen.map(({ y }) => y)), bottom = Math.min(...seen.map(({ y }) => y));
+    const top = Math.max(...seen.map(({ y }) => y)),
+      bottom = Math.min(...seen.map(({ y }) => y));
     const side = Math.max(...seen.map(({ x }) => Math.abs(x)));
     // Numbers stand above their drones.
     middle -= ((top + bottom + 0.03) / 2) * distance * 0.3;
@@ -437,7 +536,8 @@ function showWholeCity() {
 // How high drones fly, as drawn.
 function highest({ episode, lift }) {
   let top = 0;
-  for (let at = 2; at < episode.positions.length; at += 3) top = Math.max(top, episode.positions[at]);
+  for (let at = 2; at < episode.positions.length; at += 3)
+    top = Math.max(top, episode.positions[at]);
   return top * episode.unit * lift;
 }
 
@@ -446,7 +546,8 @@ function approachDrone() {
   for (const view of views) updateWorld(view.world, state.time, state.trail);
   const place = followed(views[0]) ?? followed(views[views.length - 1]);
   if (!place) return;
-  const turn = controls.getAzimuthalAngle(), tilt = 0.75;
+  const turn = controls.getAzimuthalAngle(),
+    tilt = 0.75;
   const away = new THREE.Vector3(Math.sin(turn), Math.tan(tilt), Math.cos(turn));
   away.setLength(Math.max(extent * 0.16, 400));
   controls.target.copy(place);
@@ -455,7 +556,7 @@ function approachDrone() {
 }
 
 function followed(view) {
-  return state.follow === null ? null : view.world.flight.places[state.follow] ?? null;
+  return state.follow === null ? null : (view.world.flight.places[state.follow] ?? null);
 }
 
 function resize() {
@@ -488,7 +589,8 @@ function draw() {
   for (const view of views) {
     const { left, top, width, height } = viewport(view);
     // Each view looks at its own drone, from the same side.
-    const shift = leader && followed(view) ? followed(view).clone().sub(leader) : new THREE.Vector3();
+    const shift =
+      leader && followed(view) ? followed(view).clone().sub(leader) : new THREE.Vector3();
     camera.position.add(shift);
     camera.aspect = width / height;
     camera.updateProjectionMatrix();
@@ -500,7 +602,9 @@ function draw() {
     renderer.render(view.world.scene, camera);
     camera.position.sub(shift);
   }
-  element("wind").querySelector(".north").setAttribute("transform", `rotate(${(controls.getAzimuthalAngle() * 180) / Math.PI})`);
+  element("wind")
+    .querySelector(".north")
+    .setAttribute("transform", `rotate(${(controls.getAzimuthalAngle() * 180) / Math.PI})`);
 }
 
 function tick(now) {
@@ -523,7 +627,9 @@ function tick(now) {
 function connectTaps() {
   const canvas = element("canvas");
   let down = null;
-  canvas.addEventListener("pointerdown", (event) => { down = [event.clientX, event.clientY]; });
+  canvas.addEventListener("pointerdown", (event) => {
+    down = [event.clientX, event.clientY];
+  });
   canvas.addEventListener("pointerup", (event) => {
     if (!down || Math.hypot(event.clientX - down[0], event.clientY - down[1]) > 6) return;
     const hit = droneAt(event.clientX, event.clientY);
@@ -532,7 +638,8 @@ function connectTaps() {
 }
 
 function droneAt(x, y) {
-  let nearest = 26, hit = null;
+  let nearest = 26,
+    hit = null;
   for (const view of views) {
     const box = view.window.getBoundingClientRect();
     if (x < box.left || x > box.right || y < box.top || y > box.bottom) continue;
@@ -540,7 +647,8 @@ function droneAt(x, y) {
     stage.camera.updateProjectionMatrix();
     view.world.flight.places.forEach((place, drone) => {
       const seen = place.clone().project(stage.camera);
-      const left = box.left + ((seen.x + 1) / 2) * box.width, top = box.top + ((1 - seen.y) / 2) * box.height;
+      const left = box.left + ((seen.x + 1) / 2) * box.width,
+        top = box.top + ((1 - seen.y) / 2) * box.height;
       // The number above the drone counts as the drone.
       const distance = Math.min(Math.hypot(left - x, top - y), Math.hypot(left - x, top - 18 - y));
       if (distance < nearest) [nearest, hit] = [distance, drone];
@@ -567,10 +675,22 @@ window.replay = {
   pause: () => setPlaying(false),
   follow: setFollow,
   figures: (view = 0) => figuresAt(views[view], state.time),
-  get step() { return Math.floor(state.time); },
-  get playing() { return state.playing; },
-  get length() { return lastStep; },
-  get views() { return views.length; },
-  get ready() { return stage !== null; },
-  get calls() { return stage.renderer.info.render.calls; },
+  get step() {
+    return Math.floor(state.time);
+  },
+  get playing() {
+    return state.playing;
+  },
+  get length() {
+    return lastStep;
+  },
+  get views() {
+    return views.length;
+  },
+  get ready() {
+    return stage !== null;
+  },
+  get calls() {
+    return stage.renderer.info.render.calls;
+  },
 };
