@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from common import parse, parser, save, show, with_settings, with_training
 
@@ -24,7 +23,6 @@ from jaxqmix.env.observation import groups
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import METRICS, SELECTION, evaluator, summarise
 from jaxqmix.presets import PRESETS, preset
-from jaxqmix.runner import AHEAD
 from jaxqmix.training import make_trainer
 
 
@@ -64,10 +62,7 @@ def train_seeds(config: RunConfig, seeds: int, episodes: int) -> list[dict[str, 
     found = []
     for seed in range(seeds):
         state = trainer.initialise(seed)
-        for chunk in range(config.chunks):
-            state, metrics = trainer.chunk(state)
-            if chunk % AHEAD == 0:
-                jax.block_until_ready(metrics)
+        state, _ = trainer.iterate(state, config.iterations)
         figures, _ = evaluate(state.learner.average["agent"], 0, episodes, SELECTION)
         found.append({name: float(np.mean(figures[name])) for name in METRICS})
     return found

@@ -15,12 +15,9 @@ import jax
 import jax.numpy as jnp
 from common import chained, seconds_of
 
-from jaxqmix.compilation import jit
 from jaxqmix.config import EnvConfig, LearnerConfig, ReplayConfig, RunConfig, TrainingConfig
-from jaxqmix.distributed import COPIED, SWARMS, make_mesh, on_each_device, place, shardings
-from jaxqmix.learner.update import make_learner
 from jaxqmix.presets import preset
-from jaxqmix.training import begin_training, fits, state_specs, train_chunk
+from jaxqmix.training import Trainer, make_trainer
 from jaxqmix.types import Events, Observation, Timestep, record, replace
 
 WORLDS = ("MPE_simple_spread_v3", "HeuristicEnemySMAX")
@@ -206,20 +203,6 @@ class SimpleSpread:
         )
 
 
-def trainer_in(world: SimpleSpread, config: RunConfig) -> tuple[Any, Callable]:
-    """The state and the compiled chunk of our training loop in another world."""
-    config = dataclasses.replace(config, env=world.config)
-    seen = jax.eval_shape(lambda key: world.reset(key, ()), jax.random.key(0))[1].observation
-    learner = make_learner(
-        config.learner, seen.agents.shape[-1], seen.available.shape[-1], seen.agents.shape[0],
-        seen.state.shape[-1], config.chunks, axis=SWARMS,
-    )  # fmt: skip
-    mesh, specs = make_mesh(lambda devices: fits(config, devices)), state_specs(config)
-
-    def chunk(state: Any) -> tuple:
-        return train_chunk(state, config, world, learner, SWARMS)
-
-    spread = on_each_device(chunk, mesh, (specs,), (specs, COPIED))
-    state = jit(lambda: begin_training(0, config, world, learner, mesh.size))()
-    pinned = shardings(mesh, (specs, COPIED))
-    return place(state, mesh, specs), jit(spread, donate_argnums=0, out_shardings=pinned)
+def trainer_in(world: SimpleSpread, config: RunConfig) -> Trainer:
+    """Our training loop in another world."""
+    return make_trainer(dataclasses.replace(config, env=world.config), env=world)

@@ -35,11 +35,12 @@ from programs import begin_program, flight_program, swarm_keys
 from jaxqmix.config import RunConfig
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.presets import preset
-from jaxqmix.runner import AHEAD
 from jaxqmix.training import make_trainer
 
 MISSIONS = {"quick": (5, 1000.0), "full": (10, 5000.0), "scale20": (20, 5000.0)}
 """Drones and side of the city, metres, of the missions of Fed-MARL's users."""
+AT_ONCE = 4
+"""Iterations of training in one call."""
 STEPS = 50
 """Env steps of every swarm in one call of a world."""
 NOTES = {
@@ -65,10 +66,10 @@ def our_world(config: RunConfig, swarms: int, seconds: float) -> Callable[[], fl
     return lambda: rate(call, swarms * STEPS, seconds)
 
 
-def our_training(state: Any, chunk: Callable, work: int, seconds: float) -> Callable[[], float]:
-    """Measures env steps per second of training chunks of `work` env steps, at every call."""
-    call = chained(lambda state: chunk(state)[0], state)
-    return lambda: rate(lambda: [call() for _ in range(AHEAD)][-1], AHEAD * work, seconds)
+def our_training(state: Any, iterate: Callable, work: int, seconds: float) -> Callable[[], float]:
+    """Measures env steps per second of training iterations of `work` env steps, at every call."""
+    call = chained(lambda state: iterate(state, AT_ONCE)[0], state)
+    return lambda: rate(call, AT_ONCE * work, seconds)
 
 
 def row(what: str, setting: str, unit: str, found: dict[str, Any], scale: float = 1) -> dict:
@@ -105,8 +106,8 @@ def fed_marl(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield row("fed-marl world", setting, "env steps/s", found)
             theirs.make_agent()
             trainer = make_trainer(config)
-            state, work = trainer.initialise(0), config.chunk_steps
-            ours = our_training(state, trainer.chunk, work, arguments.seconds)
+            state, work = trainer.initialise(0), config.iteration_steps
+            ours = our_training(state, trainer.iterate, work, arguments.seconds)
             found = versus(ours, theirs_per_second(theirs.train_step), arguments.repeats)
             yield row("fed-marl training", setting, "env steps/s", found)
 
@@ -133,11 +134,11 @@ def jaxmarl_training(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         theirs = rival_jaxmarl.their_training(arguments.jaxmarl, algorithm, settings)
         config = rival_jaxmarl.matched(algorithm, settings)
         trainer = make_trainer(config)
-        for where, (state, chunk) in {
-            "their world": rival_jaxmarl.trainer_in(world, config),
-            "our world": (trainer.initialise(0), trainer.chunk),
-        }.items():
-            ours = our_training(state, chunk, config.chunk_steps, arguments.seconds)
+        theirs_world = rival_jaxmarl.trainer_in(world, config)
+        for where, each in {"their world": theirs_world, "our world": trainer}.items():
+            ours = our_training(
+                each.initialise(0), each.iterate, config.iteration_steps, arguments.seconds
+            )
             found = versus(ours, theirs, arguments.repeats)
             setting = f"{algorithm}, 3 drones, {settings['NUM_ENVS']} swarms"
             yield row(f"jaxmarl training, {where}", setting, "env steps/s", found)

@@ -161,7 +161,7 @@ def main() -> None:
     config = with_env(config, drones=arguments.drones or config.env.drones)
     trainer, learner = make_trainer(config), config.learner
     side = arguments.square or (2048 if jax.default_backend() == "cpu" else 8192)
-    rows = config.chunk_steps * config.env.drones // learner.minibatches // trainer.mesh.size
+    rows = config.iteration_steps * config.env.drones // learner.minibatches // trainer.mesh.size
     features = trainer.env.features
     bandwidth = copy_bandwidth(arguments.repeats)
     rates = {

@@ -30,7 +30,7 @@ from jaxqmix.compilation import jit
 from jaxqmix.config import RunConfig
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.presets import PRESETS, preset
-from jaxqmix.training import begin_training, make_parts, train_chunk
+from jaxqmix.training import begin_training, make_parts, train_iteration
 
 ENV_STEPS = 10_000
 """Env steps of one measurement of the world, over all swarms."""
@@ -59,13 +59,13 @@ def world(what: str, size: float, config: RunConfig, swarms: int, repeats: int) 
 
 
 def trainers(seeds: int, config: RunConfig, repeats: int) -> dict[str, Any]:
-    """The whole training chunk, several seeds side by side in one program on one device."""
+    """A training iteration, several seeds side by side in one program on one device."""
     parts = config, *make_parts(config, axis=None)
     state = jit(jax.vmap(lambda seed: begin_training(seed, *parts)))(jnp.arange(seeds))
-    chunk = jax.vmap(lambda state: train_chunk(state, *parts)[0])
-    program, needs = compile_program(chunk, state, donate_argnums=0)
+    iteration = jax.vmap(lambda state: train_iteration(state, *parts))
+    program, needs = compile_program(iteration, state, donate_argnums=0)
     seconds = measure(chained(program, state), repeats)
-    work = seeds * config.chunk_steps
+    work = seeds * config.iteration_steps
     return row("seeds", seeds, config.env.drones, work, seconds, needs)
 
 

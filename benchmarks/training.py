@@ -95,8 +95,8 @@ def measure_training(config: RunConfig, modes: list[str], repeats: int) -> list[
         if not rows:
             stages = rollout_stages(trainer, repeats)
         state = trainer.initialise(0)
-        program, needs = compile_program(trainer.chunk, state)
-        seconds = timed(chained(lambda s, run=program: run(s)[0], state), repeats)
+        program, needs = compile_program(trainer.iterate, state, 1)
+        seconds = timed(chained(lambda s, run=program: run(s, 1)[0], state), repeats)
         update = seconds["median"] - sum(stages.values())
         rows.append(
             {
@@ -104,9 +104,9 @@ def measure_training(config: RunConfig, modes: list[str], repeats: int) -> list[
                 "drones": config.env.drones,
                 "swarms": config.training.swarms,
                 "devices": trainer.mesh.size,
-                "env_steps_per_second": per_second(config.chunk_steps, seconds),
+                "env_steps_per_second": per_second(config.iteration_steps, seconds),
                 "microseconds_per_env_step": {
-                    name: value / config.chunk_steps * 1e6
+                    name: value / config.iteration_steps * 1e6
                     for name, value in {**stages, "update": update}.items()
                 },
                 **needs,

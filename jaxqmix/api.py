@@ -26,7 +26,7 @@ from jaxqmix.env.observation import groups
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import (
     EVALUATION,
-    Evaluate,
+    Evaluator,
     coverage_over_time,
     evaluator,
     success,
@@ -286,11 +286,11 @@ def check_policy(policy: Policy, config: RunConfig) -> None:
 
 
 @functools.lru_cache(maxsize=32)
-def program(env: UrbanGrid, batch: int, keep: bool) -> Evaluate:
+def program(env: UrbanGrid, batch: int, keep: bool) -> Evaluator:
     """The evaluation of any policy in a world; policies that differ by their arrays only are
     compiled once."""
     enable_cache()
-    return evaluator(env, lambda policy: policy, batch, keep)
+    return evaluator(env, lambda policy: policy, batch, "all" if keep else "none")
 
 
 @functools.lru_cache(maxsize=32)
@@ -303,7 +303,7 @@ def recording(env: UrbanGrid) -> Callable[[Policy, EnvParams, jax.Array], Episod
     def fly(policy: Policy, params: EnvParams, seed: jax.Array) -> Episode:
         key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
         world = ChosenWorld(**bound, params=params)
-        _, episodes = fly_episodes(jax.random.split(key, 1), world, policy, keep=True)
+        _, episodes = fly_episodes(jax.random.split(key, 1), world, policy, record=1)
         return jax.tree.map(lambda leaf: leaf[0], episodes)
 
     return fly

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from jaxqmix.config import ConfigError, RunConfig, from_dict, to_dict
 from jaxqmix.learner.networks import Parameters
 from jaxqmix.maps import without_city
-from jaxqmix.training import Trainer, TrainState, begin_training, make_trainer
+from jaxqmix.training import Trainer, TrainState, make_trainer
 
 KINDS = ("latest", "best", "final")
 FOLDER, DAMAGED = "checkpoints", "damaged"
@@ -207,9 +207,7 @@ def require_found(found: bool, path: Path) -> None:
 
 def _empty_like(trainer: Trainer) -> TrainState:
     """A state of zeros, to tell Orbax the shapes."""
-    config, env, learner = trainer.config, trainer.env, trainer.learner
-    shape = jax.eval_shape(lambda: begin_training(0, config, env, learner))
-    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shape)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), trainer.state_shapes)
 
 
 def _storable(tree: Any) -> Any:

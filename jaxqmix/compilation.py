@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,51 @@ def jit(function: Callable, once: bool = False, **options: Any) -> Callable:
     if jax.default_backend() == "cpu":
         options["compiler_options"] = _CPU_OPTIONS | (_ONCE_OPTIONS if once else {})
     return jax.jit(function, **options)
+
+
+def compile_ahead(
+    programs: Mapping[str, tuple[Callable, tuple]],
+    notice: Callable[[list[str]], None] = lambda names: None,
+) -> tuple[dict[str, Callable], dict[str, float]]:
+    """Compiles programs side by side in threads, before any of them runs.
+
+    Tracing holds Python's lock and compiling does not, so that one program is traced while others
+    are compiled.
+
+    Args:
+      programs: by name, a jitted function and the shapes of its arguments, with their shardings;
+        the dearest first.
+      notice: hears which programs are still being compiled.
+
+    Returns:
+      The compiled programs, and `seconds`, `programs` and `cached` (how many came from the
+      persistent cache).
+    """
+    started, compiled, before = time.perf_counter(), {}, len(_cache_hits())
+    notice(list(programs))
+    with ThreadPoolExecutor(max_workers=max(len(programs), 1)) as threads:
+        jobs = {
+            threads.submit(function.lower(*shapes).compile): name
+            for name, (function, shapes) in programs.items()
+        }
+        for job in as_completed(jobs):
+            compiled[jobs[job]] = job.result()
+            notice([name for name in programs if name not in compiled])
+    seconds, cached = time.perf_counter() - started, len(_cache_hits()) - before
+    return compiled, {"seconds": seconds, "programs": len(compiled), "cached": cached}
+
+
+@functools.cache
+def _cache_hits() -> list[str]:
+    """A list that grows by one for each program that the persistent cache gives."""
+    hits: list[str] = []
+
+    def listen(event: str, **_: Any) -> None:
+        if event == "/jax/compilation_cache/cache_hits":
+            hits.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    return hits
 
 
 def cache_folder() -> Path:

@@ -39,6 +39,10 @@ def shown(value: Any, form: Callable[[Any], str] = str) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
+class NotFiniteError(ArithmeticError):
+    """Training came to numbers that are not finite; the message says what and when."""
+
+
 def require(condition: bool, setting: str, value: Any, allowed: str) -> None:
     """Raises `ConfigError` naming the setting, its value and what is allowed."""
     if not condition:
@@ -511,7 +515,7 @@ class RunConfig(Checked):
             self.replay.capacity,
             f"must hold one rollout of training.swarms = {training.swarms}",
         )
-        flown = self.chunks * training.swarms
+        flown = self.iterations * training.swarms
         require(
             online or self.replay.warmup <= flown,
             "replay.warmup",
@@ -538,12 +542,12 @@ class RunConfig(Checked):
             training.env_steps if by_steps else training.episodes,
         )
         require(
-            self.budget >= self.chunk_steps,
+            self.budget >= self.iteration_steps,
             *budget,
             "must pay for one rollout of all swarms: training.swarms x training.rollout = "
-            f"{self.chunk_steps} env steps",
+            f"{self.iteration_steps} env steps",
         )
-        calls = self.chunks * learner.epochs * learner.minibatches
+        calls = self.iterations * learner.epochs * learner.minibatches
         require(
             calls <= MOST_COUNTED,
             *budget,
@@ -559,7 +563,7 @@ class RunConfig(Checked):
         )
 
     @property
-    def chunk_steps(self) -> int:
+    def iteration_steps(self) -> int:
         """Env steps of one rollout of all swarms."""
         return self.training.swarms * self.training.rollout
 
@@ -571,9 +575,9 @@ class RunConfig(Checked):
         return self.training.env_steps
 
     @property
-    def chunks(self) -> int:
-        """Rollouts of all swarms, each with one learner call, in the budget."""
-        return self.budget // self.chunk_steps
+    def iterations(self) -> int:
+        """Iterations in the budget: each is a rollout of all swarms and one learner update."""
+        return self.budget // self.iteration_steps
 
 
 def setting_names(config: Any, prefix: str = "") -> list[str]:

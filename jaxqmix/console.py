@@ -30,7 +30,8 @@ from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig, RunConfig, from_dict
 from jaxqmix.evaluation import summarise
 from jaxqmix.metrics import flat_settings
 from jaxqmix.render.curves import Record, groups
-from jaxqmix.runner import REPORTS, Listener, Report
+from jaxqmix.runner import Listener, Report
+from jaxqmix.training import REPORTS
 from jaxqmix.types import Episode
 
 COMMON = "evaluation.final_episodes"
@@ -95,7 +96,7 @@ class Console(Listener):
         parts = [f"{name} {size / 1e6:,.1f} MB" for name, size in memory.items() if size]
         self._say(f"memory: {', '.join(parts)}")
         if step:
-            self._say(f"resuming at {step * config.chunk_steps:,} env steps")
+            self._say(f"resuming at {step * config.iteration_steps:,} env steps")
         self._bar = Bar(
             SpinnerColumn(),
             BarColumn(bar_width=40),
@@ -107,9 +108,19 @@ class Console(Listener):
             console=self._terminal,
             disable=not self._terminal.is_interactive,
         )
-        self._bar.add_task("train", total=config.chunks, completed=step)
+        self._bar.add_task("train", total=config.iterations, completed=step)
         self._bar.start()
-        self.doing("compiling")
+
+    def compiling(self, programs: Sequence[str]) -> None:
+        """Says what the compiler works at."""
+        left = f"compiling: {', '.join(programs)}; 10 to 30 s, once for these settings"
+        self.doing(left if programs else "")
+
+    def compiled(self, seconds: float, programs: int, cached: int) -> None:
+        """Says how long it took, and what the cache gave."""
+        self._say(
+            f"compiled {programs} programs in {seconds:.1f} s, {cached} of them kept from before"
+        )
 
     def advanced(self, step: int) -> None:
         """Moves the bar."""
@@ -163,7 +174,7 @@ class Console(Listener):
         """Says how to go on."""
         self._close()
         self._say(
-            f"stopped and saved at {step * self._config.chunk_steps:,} env steps; "
+            f"stopped and saved at {step * self._config.iteration_steps:,} env steps; "
             "the same command with --resume continues"
         )
 

@@ -114,6 +114,16 @@ def place(tree: Any, mesh: Mesh, specs: Any) -> Any:
     return jax.device_put(tree, shardings(mesh, specs))
 
 
+def shapes_at(shapes: Any, places: Any) -> Any:
+    """The shapes of a tree with their shardings (a prefix of it), to compile for them."""
+    full = jax.tree.broadcast(places, shapes, is_leaf=lambda x: isinstance(x, NamedSharding))
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        full,
+    )
+
+
 def total(value: Any, axis: str | None) -> Any:
     """The sum of a float32 tree over all devices; `axis` None outside of `on_each_device`.
 

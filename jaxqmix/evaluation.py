@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxqmix.compilation import jit
 from jaxqmix.config import EvaluationConfig
-from jaxqmix.distributed import COPIED, SPREAD, make_mesh, on_each_device, place
+from jaxqmix.distributed import (
+    COPIED,
+    SPREAD,
+    make_mesh,
+    on_each_device,
+    place,
+    shapes_at,
+    shardings,
+)
 from jaxqmix.env.urban_grid import UrbanGrid
-from jaxqmix.rollout import fly_episodes
+from jaxqmix.rollout import METRICS, fly_episodes
 from jaxqmix.types import Episode, Policy
 
-METRICS = (
-    "collision_rate",
-    "collided_drones",
-    "violation_rate",
-    "coverage",
-    "return",
-    "mission_reward",
-    "t90",
-    "mission_success",
-)
 EVALUATION, SELECTION = 2, 3
 """Streams of random numbers (training's is 1): the final evaluation flies other cities than the
 periodic ones that choose the best checkpoint, so that the choice does not flatter it."""
@@ -32,47 +32,90 @@ RESAMPLES = 2000
 """Bootstrap resamples behind a confidence interval."""
 
 
-Evaluate = Callable[..., tuple[dict[str, np.ndarray], Episode | None]]
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Flies any number of held-out episodes by one compiled program, batch after batch.
+
+    `fly(argument, keys)` is that program: `batch` episodes over the devices of `mesh`.
+    """
+
+    fly: Callable[[Any, jax.Array], tuple[dict[str, jax.Array], Episode | None]]
+    mesh: Mesh
+    batch: int
+    record: Literal["none", "first", "all"]
+    axis: int  # of the episodes; 1 behind seeds
+
+    def __call__(
+        self, argument: Any, seed: int, episodes: int, stream: int = EVALUATION
+    ) -> tuple[dict[str, np.ndarray], Episode | None]:
+        """Flies held-out cities.
+
+        Args:
+          argument: of `make_policy`; its leaves have the seeds in front where there are any.
+          seed: decides the cities with the number of episodes and the stream, for every policy.
+          episodes: E.
+          stream: of random numbers.
+
+        Returns:
+          Metrics per episode [E] and `coverage_over_time` [E, T + 1]; and what `record` says: the
+          episodes [E, ...], the first one [1, ...], or None. Seeds are in front.
+        """
+        key = jax.random.fold_in(jax.random.key(np.uint32(seed)), stream)
+        keys = jax.random.split(key, episodes)
+        argument = place(argument, self.mesh, COPIED)
+        metrics, recorded = [], []
+        for first in range(0, episodes, self.batch):
+            # The last batch is filled up with the episodes in front, which are then dropped.
+            chosen = np.arange(first, first + self.batch) % episodes
+            flown = self.fly(argument, place(keys[chosen], self.mesh, SPREAD))
+            flown = jax.device_get(flown)
+            metrics.append(self._first(episodes - first, flown[0]))
+            recorded.append(self._first(episodes - first, flown[1]))
+        if self.record == "first":
+            return self._joined(metrics), self._first(1, recorded[0])
+        return self._joined(metrics), self._joined(recorded)
+
+    def _first(self, count: int, tree: Any) -> Any:
+        """The first episodes."""
+        chosen = (slice(None),) * self.axis + (slice(count),)
+        return jax.tree.map(lambda leaf: leaf[chosen], tree)
+
+    def _joined(self, batches: list[Any]) -> Any:
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves, self.axis), *batches)
+
+    def shapes(self, argument: Any) -> tuple[Any, jax.ShapeDtypeStruct]:
+        """The shapes that `fly` takes, to compile it ahead; of an argument or its shapes."""
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self.batch))
+        return shapes_at((argument, keys), shardings(self.mesh, (COPIED, SPREAD)))
 
 
 def evaluator(
-    env: UrbanGrid, make_policy: Callable[[Any], Policy], batch: int, keep: bool = False
-) -> Evaluate:
-    """A compiled evaluation: one program flies every number of episodes, batch after batch.
+    env: UrbanGrid,
+    make_policy: Callable[[Any], Policy],
+    batch: int,
+    record: Literal["none", "first", "all"] = "none",
+    seeds: bool = False,
+) -> Evaluator:
+    """Binds what an evaluation flies; nothing is compiled before it is called.
 
     Args:
       env: the world.
       make_policy: from an argument (parameters, say) to the policy.
       batch: how many episodes are flown side by side.
-      keep: also record the episodes.
-
-    Returns:
-      `evaluate(argument, seed, episodes, stream=EVALUATION)`: metrics per episode [E] and
-      `coverage_over_time` [E, T + 1], and recorded episodes or None. The same seed, number of
-      episodes and stream fly the same cities for every policy.
+      record: which episodes are recorded.
+      seeds: arguments have an axis of seeds in front, and all fly the same cities.
     """
     mesh = make_mesh(lambda devices: batch % devices == 0)
+    count = {"none": 0, "first": 1, "all": batch}[record]
 
     def fly(argument: Any, keys: jax.Array) -> tuple[dict[str, jax.Array], Episode | None]:
-        return fly_episodes(keys, env, make_policy(argument), keep)
+        return fly_episodes(keys, env, make_policy(argument), count)
 
-    fly_batch = jit(on_each_device(fly, mesh, (COPIED, SPREAD), SPREAD))
-
-    def evaluate(
-        argument: Any, seed: int, episodes: int, stream: int = EVALUATION
-    ) -> tuple[dict[str, np.ndarray], Episode | None]:
-        key = jax.random.fold_in(jax.random.key(np.uint32(seed)), stream)
-        keys = jax.random.split(key, episodes)
-        argument = place(argument, mesh, COPIED)
-        flown = []
-        for first in range(0, episodes, batch):
-            # The last batch is filled up with the episodes in front, which are then dropped.
-            chosen = np.arange(first, first + batch) % episodes
-            result = jax.device_get(fly_batch(argument, place(keys[chosen], mesh, SPREAD)))
-            flown.append(jax.tree.map(lambda leaf: leaf[: episodes - first], result))  # noqa: B023
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *flown)
-
-    return evaluate
+    outputs = SPREAD
+    if seeds:
+        fly, outputs = jax.vmap(fly, (0, None)), PartitionSpec(None, *SPREAD)
+    program = jit(on_each_device(fly, mesh, (COPIED, SPREAD), outputs))
+    return Evaluator(program, mesh, batch, record, axis=int(seeds))
 
 
 def summarise(metrics: dict[str, Any], names: Sequence[str] = METRICS) -> dict[str, Any]:

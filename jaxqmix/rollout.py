@@ -135,6 +135,21 @@ def episode_metrics(tally: Tally, config: EnvConfig) -> dict[str, jax.Array]:
     }
 
 
+METRICS = (
+    "collision_rate",
+    "collided_drones",
+    "violation_rate",
+    "coverage",
+    "return",
+    "mission_reward",
+    "t90",
+    "mission_success",
+)
+"""Names of `episode_metrics`."""
+SUMS = (*METRICS, "length", "episodes")
+"""What `rollout` sums over the episodes that ended."""
+
+
 def fly_step(
     keys: jax.Array, swarms: Swarms, policy: Policy, env: UrbanGrid
 ) -> tuple[Swarms, jax.Array]:
@@ -232,7 +247,7 @@ def refresh(key: jax.Array, swarms: Swarms, env: UrbanGrid, policy: Policy, coun
 
 
 def fly_episodes(
-    keys: jax.Array, env: UrbanGrid, policy: Policy, keep: bool = False
+    keys: jax.Array, env: UrbanGrid, policy: Policy, record: int = 0
 ) -> tuple[dict[str, jax.Array], Episode | None]:
     """Flies whole episodes from reset to end.
 
@@ -241,19 +256,18 @@ def fly_episodes(
         flight; the city and the starts do not depend on the policy.
       env: the world.
       policy: chooses the actions.
-      keep: also record the episodes.
+      record: how many episodes to record, from the first on; at most E.
 
     Returns:
       The metrics of every episode [E] and its `coverage_over_time` [E, T + 1], which stays as it is
-      after the end; and the recorded `Episode`s with E in front, or None.
+      after the end; and the recorded `Episode`s [min(record, E), ...], or None without any.
     """
     begin_keys, fly_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     swarms = begin(begin_keys, env, policy)
-    city, params = swarms.state.city, swarms.params
-    config = env.config
-    coverable = jax.vmap(coverable_cells, (0, 0, None))(city.no_fly, params.visibility, config)
-    unseen = unpack_unseen(swarms.state.unseen, config)
-    seen_at = jnp.where(coverable & ~unseen, 0, -1) if keep else None
+    city, config = swarms.state.city, env.config
+    watched = _first(swarms, record)
+    coverable = _coverable(watched, config)
+    seen_at = jnp.where(coverable & ~unpack_unseen(watched.state.unseen, config), 0, -1)
 
     def body(carry: tuple, time: jax.Array) -> tuple[tuple, tuple]:
         swarms, seen_at = carry
@@ -263,11 +277,12 @@ def fly_episodes(
         swarms, actions = fly_step(step_keys, swarms, policy, env)
         swarms = _hold(before, swarms)
         recorded = None
-        if keep:
-            seen = coverable & ~unpack_unseen(swarms.state.unseen, config) & (seen_at < 0)
-            seen &= ~before.done[:, None, None]
-            seen_at = jnp.where(seen, swarms.state.time[:, None, None], seen_at)
-            recorded = _output(before.done, swarms, actions)
+        if record:
+            done, after = before.done[:record], _first(swarms, record)
+            seen = coverable & ~unpack_unseen(after.state.unseen, config) & (seen_at < 0)
+            seen &= ~done[:, None, None]
+            seen_at = jnp.where(seen, after.state.time[:, None, None], seen_at)
+            recorded = _output(done, after, actions[:record])
         output = (swarms.timestep.coverage, recorded)
         return (replace(swarms, state=replace(swarms.state, city=None)), seen_at), output
 
@@ -278,10 +293,20 @@ def fly_episodes(
     metrics = jax.vmap(episode_metrics, (0, None))(last.tally, config)
     coverage = jnp.concatenate([swarms.timestep.coverage[None], coverage]).T
     metrics["coverage_over_time"] = coverage
-    if not keep:
+    if not record:
         return metrics, None
-    episodes = _episodes(swarms, coverable, seen_at, coverage, last.tally.length, recorded)
-    return metrics, episodes
+    length = last.tally.length[:record]
+    return metrics, _episodes(watched, coverable, seen_at, coverage[:record], length, recorded)
+
+
+def _first(swarms: Swarms, count: int) -> Swarms:
+    return jax.tree.map(lambda leaf: leaf[:count], swarms)
+
+
+def _coverable(swarms: Swarms, config: EnvConfig) -> jax.Array:
+    """Coverable cells [B, H, W]."""
+    city, visibility = swarms.state.city, swarms.params.visibility
+    return jax.vmap(coverable_cells, (0, 0, None))(city.no_fly, visibility, config)
 
 
 def _hold(before: Swarms, after: Swarms) -> Swarms:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxqmix import checkpoints
-from jaxqmix.config import ConfigError, RunConfig, from_dict, require, to_dict
+from jaxqmix.background import Background
+from jaxqmix.compilation import compile_ahead, jit
+from jaxqmix.config import ConfigError, NotFiniteError, RunConfig, from_dict, require, to_dict
 from jaxqmix.distributed import device_memory
 from jaxqmix.evaluation import (
-    METRICS,
     SELECTION,
     coverage_over_time,
     evaluator,
@@ -35,19 +41,21 @@ from jaxqmix.metrics import (
     import_wandb,
     read,
 )
+from jaxqmix.rollout import METRICS
 from jaxqmix.training import (
+    MEANS,
+    Metrics,
     Trainer,
     TrainState,
     make_trainer,
     memory_needed,
+    report_interval,
     require_memory,
 )
+from jaxqmix.types import Episode
 
-REPORTS = 100
-"""Training reports in a whole run."""
-AHEAD = 4
-"""Rollouts sent to the devices before the host waits. Unbounded, CPU devices may wait for each
-other's sums for ever: those of many programs share one pool of threads."""
+DISPATCH_SECONDS = 0.5
+"""Iterations sent to the devices at once take about so long: a bar moves, and Ctrl-C is heard."""
 
 Report = dict[str, Any]
 
@@ -56,10 +64,16 @@ class Listener:
     """Hears of a run's progress; the command line overrides what it shows."""
 
     def begun(self, config: RunConfig, step: int, memory: dict[str, int]) -> None:
-        """The run starts at this rollout (0, or where it resumes) and takes so many bytes."""
+        """The run starts at this iteration (0, or where it resumes) and takes so many bytes."""
+
+    def compiling(self, programs: Sequence[str]) -> None:
+        """These programs are still being compiled."""
+
+    def compiled(self, seconds: float, programs: int, cached: int) -> None:
+        """So many programs are compiled, some of them from the cache."""
 
     def advanced(self, step: int) -> None:
-        """One more rollout was dispatched."""
+        """Training has come to this iteration."""
 
     def trained(self, report: Report) -> None:
         """A training report was written."""
@@ -71,7 +85,7 @@ class Listener:
         """An evaluation was written."""
 
     def stopping(self) -> None:
-        """A signal handler heard the wish to stop; training does after this rollout."""
+        """A signal handler heard the wish to stop; training does after this dispatch."""
 
     def stopped(self, step: int) -> None:
         """The run stopped as asked, and is saved."""
@@ -84,8 +98,8 @@ class Listener:
 
 
 def interval(episodes: int, config: RunConfig) -> int:
-    """Rollouts of all swarms in so many episodes of full length, at least 1."""
-    return max(1, round(episodes * config.env.horizon / config.chunk_steps))
+    """Iterations in so many episodes of full length, at least 1."""
+    return max(1, round(episodes * config.env.horizon / config.iteration_steps))
 
 
 def check_folder(run: Path, resume: bool) -> None:
@@ -162,25 +176,48 @@ class Run:
         resume: bool = False,
         wandb: str | None = None,
     ):
-        """Checks everything, takes memory, and then creates the folder; see `train`."""
+        """Checks everything, compiles, takes memory, and creates the folder; see `train`."""
         self.config, self.folder, self.listener = config, folder, listener
         check_folder(folder, resume)
         self.trainer: Trainer = make_trainer(config)
-        self.step, self.state = restore(folder, self.trainer) if resume else (0, None)
+        self.step, state = restore(folder, self.trainer) if resume else (0, None)
         memory = memory_needed(self.trainer)
         require_memory(memory, device_memory(list(self.trainer.mesh.devices.flat)), config)
         listener.begun(config, self.step, memory)
-        if self.state is None:
-            self.state = self.trainer.initialise(config.training.seed)
+        # The final evaluation flies the same program, batch after batch, and records an episode.
+        self._evaluate = evaluator(
+            self.trainer.env, self.trainer.policy, config.evaluation.episodes, record="first"
+        )
+        programs = self._compile(begin=state is None)
+        if state is None:
+            state = programs["first state"](np.uint32(config.training.seed))
+        self.state: TrainState = state
+        self._iterate, self._copy = programs["training"], programs["copy"]
+        self._evaluate = dataclasses.replace(self._evaluate, fly=programs["evaluation"])
         self.metrics = self._open_metrics(wandb, resume)
         self.checkpoints = checkpoints.Checkpoints(
             folder, config, self.step, self.trainer.mesh.size
         )
         self.best = self._best_so_far()
-        # The final evaluation flies the same program, batch after batch.
-        self._evaluate = evaluator(
-            self.trainer.env, self.trainer.policy, config.evaluation.episodes
-        )
+        self.background = Background()
+        self._clock = Clock(config.iteration_steps)
+
+    def _compile(self, begin: bool) -> dict[str, Callable]:
+        """Compiles the programs of the run side by side; `begin` for the first state too."""
+        trainer, state = self.trainer, self.trainer.state_shapes
+        parameters = state.learner.average["agent"]
+        copy = jit(partial(jax.tree.map, jnp.copy), once=True)
+        programs = {
+            "training": (trainer.iterate, (state, jax.ShapeDtypeStruct((), np.int32))),
+            "evaluation": (self._evaluate.fly, self._evaluate.shapes(parameters)),
+            "first state": (trainer.begin, (jax.ShapeDtypeStruct((), np.uint32),)),
+            "copy": (copy, (state,)),
+        }
+        if not begin:
+            del programs["first state"]
+        compiled, effort = compile_ahead(programs, self.listener.compiling)
+        self.listener.compiled(**effort)
+        return compiled
 
     def _open_metrics(self, wandb: str | None, resume: bool) -> MetricsWriter:
         config, folder = self.config, self.folder
@@ -202,17 +239,17 @@ class Run:
     @property
     def env_steps(self) -> int:
         """Env steps so far."""
-        return self.step * self.config.chunk_steps
+        return self.step * self.config.iteration_steps
 
     def train(self, asked: Callable[[], bool]) -> Report | None:
         """Trains to the budget; returns the final evaluation, or None when asked to stop."""
         report = None
-        # The boards close last: they may be slow, and be interrupted.
-        with closing(self.metrics), closing(self.checkpoints):
+        # The background first, for it writes to the others; the boards last, for they may be slow.
+        with closing(self.metrics), closing(self.checkpoints), closing(self.background):
             if finished := self._loop(asked):
                 report = self.finish()
             else:
-                self.checkpoints.save("latest", self.step, self.state)
+                self._save("latest")
         if finished:
             self.listener.finished()
         else:
@@ -224,52 +261,54 @@ class Run:
         return max((r["return"] for r in reports), default=-np.inf)
 
     def _loop(self, asked: Callable[[], bool]) -> bool:
+        """Trains until the budget is used up or the user asks to stop; whether it came to the end.
+
+        The devices never wait for reports: the next iterations are sent before the last ones' are
+        written. Evaluations and saves need the state, and come before the next iterations.
+        """
         config = self.config
-        every_report = max(1, config.chunks // REPORTS)
+        every_report = report_interval(config)
         every_save = interval(config.checkpoint.every_episodes, config)
         every_evaluation = interval(config.evaluation.every_episodes, config)
-        pending: list[dict[str, jax.Array]] = []
-        since = time.perf_counter()
-        while self.step < config.chunks:
-            if asked():
-                return False
-            self.state, metrics = self.trainer.chunk(self.state)
-            self.step += 1
-            pending.append(metrics)
-            if len(pending) >= AHEAD:
-                jax.block_until_ready(pending[-AHEAD])
-            self.listener.advanced(self.step)
-            if self.step % every_report == 0 or self.step == config.chunks:
-                figures = jax.device_get(pending)
-                now = time.perf_counter()
-                self._report(figures, len(pending) * config.chunk_steps / (now - since))
-                pending, since = [], now
-            if self.step % every_evaluation == 0:
-                jax.block_until_ready(metrics)
-                started = time.perf_counter()
-                self._select()
-                since += time.perf_counter() - started
-            if self.step % every_save == 0:
-                self.checkpoints.save("latest", self.step, self.state)
-        return True
+        sent: deque[Callable[[], None]] = deque()
+        self._clock.start()
+        while self.step < config.iterations and not asked():
+            until = min(n - self.step % n for n in (every_report, every_save, every_evaluation))
+            count = min(until, config.iterations - self.step, self._clock.iterations_at_once())
+            self.state, metrics = self._iterate(self.state, np.int32(count))
+            self.step += count
+            report = self.step % every_report == 0 or self.step == config.iterations
+            sent.append(partial(self._advance, self.step, count, metrics, report))
+            evaluate, save = self.step % every_evaluation == 0, self.step % every_save == 0
+            while len(sent) > (0 if evaluate or save else 1):
+                sent.popleft()()
+            if evaluate:
+                with self._clock.paused():
+                    self._select()
+            if save:
+                self._save("latest")
+        while sent:
+            sent.popleft()()
+        return self.step >= config.iterations
 
-    def _report(self, figures: list[dict[str, np.ndarray]], speed: float) -> None:
-        """Writes the means since the last report; None where no episode ended."""
-        ended = float(sum(f["episodes"] for f in figures))
-        report: Report = {
-            "kind": "training",
-            "env_steps": self.env_steps,
-            "episodes": float(self.state.episodes),
-            "env_steps_per_second": round(speed, 1),
-        }
-        for name in ("loss", "mean_q", "gradient_norm"):
-            report[name] = float(np.mean([f[name] for f in figures]))
-        report["epsilon"] = float(figures[-1]["epsilon"])
-        for name in (*METRICS, "length"):
-            total = float(sum(f[name] for f in figures))
-            report[name] = total / ended if ended else None
-        self.metrics.write(report)
-        self.listener.trained(report)
+    def _advance(self, step: int, count: int, metrics: Metrics, report: bool) -> None:
+        """Waits for iterations that were sent; checks them, and writes a report where one is due.
+
+        Raises:
+          NotFiniteError: naming what was not finite, and when.
+        """
+        metrics = jax.device_get(metrics)
+        self._clock.done(count)
+        require_finite(metrics, self.config)
+        self.listener.advanced(step)
+        if report:
+            row = training_report(metrics, step, self.config, self._clock.env_steps_per_second())
+            self.background.submit(self.metrics.write, row)
+            self.listener.trained(row)
+
+    def _save(self, kind: str) -> None:
+        """Saves the state, beside what comes next: a copy of it, for training gives it away."""
+        self.background.submit(self.checkpoints.save, kind, self.step, self._copy(self.state))
 
     def _select(self) -> None:
         """Evaluates the averaged weights; keeps the best checkpoint by return."""
@@ -278,10 +317,10 @@ class Run:
         parameters = self.state.learner.average["agent"]
         metrics, _ = self._evaluate(parameters, config.seed, config.episodes, SELECTION)
         report = self._evaluation_report(metrics, config.episodes, final=False)
-        self.metrics.write(report)
+        self.background.submit(self.metrics.write, report)
         if report["return"] > self.best:
             self.best = report["return"]
-            self.checkpoints.save("best", self.step, self.state)
+            self._save("best")
         self.listener.evaluated(report)
 
     def _evaluation_report(
@@ -301,36 +340,97 @@ class Run:
         """The final checkpoint, evaluation, picture and replay."""
         config, folder = self.config, self.folder
         episodes = config.evaluation.final_episodes
-        self.checkpoints.save("final", self.step, self.state)
+        self._save("final")
         parameters = self.state.learner.average["agent"]
         self.listener.doing(f"flying {episodes} unseen cities for the final evaluation")
-        metrics, _ = self._evaluate(parameters, config.evaluation.seed, episodes)
+        metrics, recorded = self._evaluate(parameters, config.evaluation.seed, episodes)
         report = self._evaluation_report(metrics, episodes, final=True)
-        self.metrics.write(report)
+        self.background.submit(self.metrics.write, report)
+        self.background.wait()
         whole = report | {"coverage_over_time": coverage_over_time(metrics)}
         (folder / FINAL).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
         self.listener.evaluated(report)
         self.listener.doing("drawing the curves and a replay")
-        self._pictures(parameters)
+        self._pictures(jax.tree.map(lambda leaf: leaf[0], recorded))
         return report
 
-    def _pictures(self, parameters: Any) -> None:
+    def _pictures(self, episode: Episode) -> None:
         from jaxqmix.render import render
         from jaxqmix.render.curves import load_runs, plot_runs
 
         plot_runs(load_runs([self.folder]), self.folder / "curves.png")
-        episode = record_episode(self.trainer, parameters, self.config.evaluation.seed)
         replay = self.folder / "replay.gif"
         title = f"{self.config.learner.mixer} in {self.config.preset}"
         render(episode, replay, cell_size=self.config.env.cell_size, title=title)
         self.metrics.write_replay(replay, self.env_steps)
 
 
-def record_episode(trainer: Trainer, parameters: Any, seed: int) -> Any:
-    """One recorded episode of a policy over the first held-out city."""
-    fly = evaluator(trainer.env, trainer.policy, 1, keep=True)
-    _, episodes = fly(parameters, seed, 1)
-    return jax.tree.map(lambda leaf: leaf[0], episodes)
+class Clock:
+    """How fast training goes: wall time between what the devices finish, less evaluations."""
+
+    def __init__(self, iteration_steps: int):
+        self._iteration_steps = iteration_steps
+        self._pace = math.inf  # seconds of an iteration
+
+    def start(self) -> None:
+        """Training begins."""
+        self._last = self._reported = time.perf_counter()
+        self._iterations = 0
+
+    def done(self, iterations: int) -> None:
+        """So many more iterations are computed."""
+        now = time.perf_counter()
+        self._pace, self._last = (now - self._last) / iterations, now
+        self._iterations += iterations
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What the block takes is not training."""
+        started = time.perf_counter()
+        yield
+        took = time.perf_counter() - started
+        self._last, self._reported = self._last + took, self._reported + took
+
+    def iterations_at_once(self) -> int:
+        """Iterations that take about `DISPATCH_SECONDS`; one before any is done."""
+        return max(1, int(DISPATCH_SECONDS / max(self._pace, 1e-6)))
+
+    def env_steps_per_second(self) -> float:
+        """Since this was last asked."""
+        speed = self._iterations * self._iteration_steps / (self._last - self._reported)
+        self._reported, self._iterations = self._last, 0
+        return speed
+
+
+def require_finite(metrics: Metrics, config: RunConfig) -> None:
+    """Raises `NotFiniteError` naming the first metric that was not finite, and the env step."""
+    found = [(int(step), name) for name, step in metrics.not_finite.items() if step]
+    if found:
+        step, name = min(found, key=lambda item: item[0])
+        learner = config.learner
+        raise NotFiniteError(
+            f"{name.replace('_', ' ')} is not finite after {step * config.iteration_steps:,} env "
+            f"steps; lower learner.learning_rate = {learner.learning_rate:g} or "
+            f"learner.max_gradient_norm = {learner.max_gradient_norm:g}; the checkpoints hold the "
+            "last finite states"
+        )
+
+
+def training_report(metrics: Metrics, step: int, config: RunConfig, speed: float) -> Report:
+    """The report of the iterations since the last one; None where no episode ended."""
+    ended = float(metrics.episodes["episodes"])
+    report: Report = {
+        "kind": "training",
+        "env_steps": step * config.iteration_steps,
+        "episodes": float(metrics.ended),
+        "env_steps_per_second": round(speed, 1),
+    }
+    for name in MEANS:
+        report[name] = float(metrics.learner[name] / metrics.iterations)
+    report["epsilon"] = float(metrics.epsilon)
+    for name in (*METRICS, "length"):
+        report[name] = float(metrics.episodes[name]) / ended if ended else None
+    return report
 
 
 def train(

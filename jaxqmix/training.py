@@ -1,7 +1,7 @@
 """Training as one jitted, donated program: explore, store, learn.
 
-`Trainer.chunk` is the whole inner loop: every swarm flies one rollout and the learner is called
-once. The host only calls it, reports, evaluates and saves.
+An iteration is one rollout of every swarm and one learner update. `Trainer.iterate` runs any number
+of them in one dispatch; the host only calls it, reports, evaluates and saves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxqmix.compilation import jit, materialise
 from jaxqmix.config import RunConfig, TrainingConfig, require
@@ -27,6 +28,7 @@ from jaxqmix.distributed import (
     on_each_device,
     own_key,
     place,
+    shapes_at,
     shardings,
     total,
 )
@@ -42,11 +44,31 @@ from jaxqmix.learner.networks import (
     turned,
 )
 from jaxqmix.learner.update import Learner, LearnerState, make_learner
-from jaxqmix.rollout import Swarms, begin, refresh, refreshed, rollout
+from jaxqmix.rollout import SUMS, Swarms, begin, refresh, refreshed, rollout
 from jaxqmix.types import Sequences, State, Timestep, record, replace
 
 TRAINING = 1
 """Stream of random numbers of training; evaluation has its own, so its cities are unseen."""
+
+
+REPORTS = 100
+"""Training reports in a whole run."""
+MEANS = ("loss", "mean_q", "gradient_norm")
+"""Metrics of the learner: a report holds their means over iterations."""
+FINITE = ("loss", "gradient_norm", "parameters")
+"""What must stay finite."""
+
+
+@record
+class Metrics:
+    """What training reports: sums over the iterations since the last report."""
+
+    iterations: jax.Array  # [] int32
+    learner: dict[str, jax.Array]  # [] float32 each, those of MEANS
+    episodes: dict[str, jax.Array]  # [] float32 each, over ended episodes; see `rollout.rollout`
+    ended: jax.Array  # [] float32, episodes that ended in the whole run
+    epsilon: jax.Array  # [] float32, of the last iteration
+    not_finite: dict[str, jax.Array]  # [] int32, FINITE: the first such iteration of the run, or 0
 
 
 @record
@@ -57,8 +79,8 @@ class TrainState:
     swarms: Swarms
     replay: Any  # a `Replay`, or () in mode `online`
     key: jax.Array  # [2] uint32, raw key data, so that checkpoints hold plain arrays
-    chunks: jax.Array  # [] int32, rollouts so far
-    episodes: jax.Array  # [] float32, episodes ended so far
+    iterations: jax.Array  # [] int32, iterations so far
+    metrics: Metrics  # sums since the last report, so that a resumed run reports all of them
 
 
 @functools.partial(
@@ -99,16 +121,22 @@ class LearnedPolicy:
 class Trainer:
     """The functions of a run with its config bound.
 
-    `initialise(seed)` and `chunk(state)` are compiled and spread the swarms over `mesh`; behind
-    them are the plain functions `begin_training` and `train_chunk`.
+    `begin(seed)` and `iterate(state, iterations)` are jitted and spread the swarms over `mesh`;
+    behind them are the plain functions `begin_training` and `train_iteration`. With `seeds`, every
+    array of the state and of the metrics has the seeds' axis in front.
     """
 
     config: RunConfig
     env: UrbanGrid
     learner: Learner
     mesh: Mesh
-    initialise: Callable[[int], TrainState]
-    chunk: Callable[[TrainState], tuple[TrainState, dict[str, jax.Array]]]
+    seeds: int | None
+    begin: Callable[[Any], TrainState]
+    iterate: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+    def initialise(self, seed: Any) -> TrainState:
+        """The state before the first iteration, from a seed or, with `seeds`, from as many."""
+        return self.begin(np.asarray(seed, np.uint32))
 
     def policy(self, parameters: Parameters, epsilon: jax.Array | None = None) -> LearnedPolicy:
         """The policy of agent parameters; greedy without epsilon."""
@@ -116,9 +144,17 @@ class Trainer:
             return greedy_policy(self.config, self.learner, parameters)
         return exploring_policy(self.config, self.learner, parameters, epsilon)
 
+    @property
+    def state_shapes(self) -> TrainState:
+        """Shapes, types and places of the state, without computing anything."""
+        seed = jax.ShapeDtypeStruct(() if self.seeds is None else (self.seeds,), np.uint32)
+        shapes = jax.eval_shape(self.begin, seed)
+        places = shardings(self.mesh, state_specs(self.config, self.seeds))
+        return shapes_at(shapes, places)
+
     def place(self, state: TrainState) -> TrainState:
         """Puts a state on the devices."""
-        return place(state, self.mesh, state_specs(self.config))
+        return place(state, self.mesh, state_specs(self.config, self.seeds))
 
 
 def exploring_policy(
@@ -167,16 +203,17 @@ def stagger(swarms: Swarms, horizon: int, rollout_steps: int, devices: int = 1) 
     return replace(swarms, state=replace(swarms.state, time=jnp.asarray(time, jnp.int32)))
 
 
-def state_specs(config: RunConfig) -> TrainState:
+def state_specs(config: RunConfig, seeds: int | None = None) -> TrainState:
     """Which parts of a training state are spread over the devices."""
-    store = replay_store.Replay(data=SPREAD, position=COPIED, size=COPIED)
+    spread = SPREAD if seeds is None else PartitionSpec(None, *SPREAD)
+    store = replay_store.Replay(data=spread, position=COPIED, size=COPIED)
     return TrainState(
         learner=COPIED,
-        swarms=SPREAD,
+        swarms=spread,
         replay=store if config.training.mode == "replay" else COPIED,
         key=COPIED,
-        chunks=COPIED,
-        episodes=COPIED,
+        iterations=COPIED,
+        metrics=COPIED,
     )
 
 
@@ -190,28 +227,43 @@ def fits(config: RunConfig, devices: int) -> bool:
     return all(size % share == 0 for size, share in whole)
 
 
-def make_trainer(config: RunConfig) -> Trainer:
-    """Binds a run's config; nothing is compiled before `chunk` is called."""
+def make_trainer(config: RunConfig, seeds: int | None = None, env: Any | None = None) -> Trainer:
+    """Binds a run's config; nothing is compiled before a function is called.
+
+    Args:
+      config: of the run.
+      seeds: train so many runs side by side in one program; None trains one.
+      env: another world than the config's; with its `config` and all that `UrbanGrid` offers.
+    """
     mesh = make_mesh(lambda devices: fits(config, devices))
-    mission, learner = make_parts(config, SWARMS)
-    env = training_env(config)
-    specs = state_specs(config)
+    mission, learner = make_parts(config, SWARMS, env)
+    env = env or training_env(config)
+    specs = state_specs(config, seeds)
 
-    def chunk(state: TrainState) -> tuple[TrainState, dict[str, jax.Array]]:
-        return train_chunk(state, config, env, learner, SWARMS)
+    def begin(seed: jax.Array) -> TrainState:
+        return begin_training(seed, config, env, learner, mesh.size)
 
-    chunk_everywhere = on_each_device(chunk, mesh, (specs,), (specs, COPIED))
-    start = jit(lambda seed: begin_training(seed, config, env, learner, mesh.size), once=True)
+    def iteration(state: TrainState) -> TrainState:
+        return train_iteration(state, config, env, learner, SWARMS)
+
+    if seeds is not None:
+        begin, iteration = jax.vmap(begin), jax.vmap(iteration)
+
+    def iterate(state: TrainState, iterations: jax.Array) -> tuple[TrainState, Metrics]:
+        state = jax.lax.fori_loop(0, iterations, lambda _, state: iteration(state), state)
+        return state, state.metrics
+
+    everywhere = on_each_device(iterate, mesh, (specs, COPIED), (specs, COPIED))
+    places = shardings(mesh, (specs, COPIED))
     return Trainer(
         config,
         mission,
         learner,
         mesh,
-        initialise=lambda seed: place(start(np.uint32(seed)), mesh, specs),
+        seeds,
+        begin=jit(begin, once=True, out_shardings=places[0]),
         # Pinned, for the compiler takes empty arrays apart, and would compile again for its output.
-        chunk=jit(
-            chunk_everywhere, donate_argnums=0, out_shardings=shardings(mesh, (specs, COPIED))
-        ),
+        iterate=jit(everywhere, donate_argnums=0, out_shardings=places),
     )
 
 
@@ -221,9 +273,11 @@ def training_env(config: RunConfig) -> UrbanGrid:
     return UrbanGrid(dataclasses.replace(config.env, coverage_target=target), config.domain)
 
 
-def make_parts(config: RunConfig, axis: str | None) -> tuple[UrbanGrid, Learner]:
-    """The world and the learner of a run; `axis` as in `make_learner`."""
-    env = UrbanGrid(config.env, config.domain)
+def make_parts(
+    config: RunConfig, axis: str | None, env: Any | None = None
+) -> tuple[UrbanGrid, Learner]:
+    """The world and the learner of a run; see `make_learner` and `make_trainer`."""
+    env = env or UrbanGrid(config.env, config.domain)
     example = jax.eval_shape(
         lambda key: env.reset(key, env.draw_params(key))[1], jax.random.key(0)
     ).observation
@@ -242,31 +296,40 @@ def make_parts(config: RunConfig, axis: str | None) -> tuple[UrbanGrid, Learner]
 def learner_calls(config: RunConfig) -> int:
     """Learner calls of a run that change the weights; mode `replay` first waits for its warm-up."""
     if config.training.mode == "online":
-        return config.chunks
+        return config.iterations
     waiting = (config.replay.warmup - 1) // config.training.swarms
-    return config.chunks - waiting
+    return config.iterations - waiting
 
 
 def memory_needed(trainer: Trainer) -> dict[str, int]:
     """Bytes that a run will hold, by part, without allocating anything.
 
-    `swarms`, `replay` and `learner` stay; `rollout` is one batch of sequences, and `update` the
-    activations of the targets, or those and the gradients of one minibatch, whichever is more.
+    `swarms`, `replay` and `learner` (on every device) stay; `rollout` is one batch of sequences,
+    and `update` the activations of the targets, or those and the gradients of one minibatch,
+    whichever is more; `checkpoint` is the copy of the state that is being saved.
     """
-    config, env, learner = trainer.config, trainer.env, trainer.learner
-    state = jax.eval_shape(lambda: begin_training(0, config, env, learner))
-    sequences = sequence_shapes(config, env, learner, state.swarms)
+    config, seeds = trainer.config, trainer.seeds or 1
+    shapes = trainer.state_shapes
+    state = shapes if trainer.seeds is None else jax.tree.map(without_first_axis, shapes)
+    sequences = sequence_shapes(config, state.swarms)
     drawn = 1 if config.training.mode == "online" else config.replay.batch / config.training.swarms
     rows = math.prod(sequences.observation.agents.shape[:-1]) * max(drawn, 1.0)
     # Numbers kept of each row, in layers: of one minibatch, or of the targets, which need two.
     layers = max(4 * config.learner.layers / config.learner.minibatches, 2)
-    return {
+    needed = {
         "swarms": tree_bytes(state.swarms),
         "replay": tree_bytes(state.replay),
-        "learner": tree_bytes(state.learner),
+        "learner": tree_bytes(state.learner) * trainer.mesh.size,
         "rollout": round(tree_bytes(sequences) * (1 + drawn)),
         "update": round(rows * layers * config.learner.hidden * 4),
+        "checkpoint": tree_bytes(state),
     }
+    return {part: seeds * size for part, size in needed.items()}
+
+
+def without_first_axis(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """The shape of one element along the first axis."""
+    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
 
 
 def tree_bytes(tree: Any) -> int:
@@ -304,22 +367,79 @@ def begin_training(
     swarms = begin(jax.random.split(swarms_key, training.swarms), env, policy)
     store = ()
     if training.mode == "replay":
-        shapes = sequence_shapes(config, env, learner, swarms)
+        shapes = sequence_shapes(config, swarms)
         store = replay_store.empty(shapes, config.replay.capacity)
     return TrainState(
         learner=learned,
         swarms=stagger(swarms, config.env.horizon, training.rollout, devices),
         replay=store,
         key=jax.random.key_data(key),
-        chunks=jnp.int32(0),
-        episodes=jnp.float32(0),
+        iterations=jnp.int32(0),
+        metrics=no_metrics(),
     )
 
 
-def train_chunk(
+def no_metrics() -> Metrics:
+    """Metrics before the first iteration."""
+    return Metrics(
+        iterations=jnp.int32(0),
+        learner={name: jnp.float32(0) for name in MEANS},
+        episodes={name: jnp.float32(0) for name in SUMS},
+        ended=jnp.float32(0),
+        epsilon=jnp.float32(0),
+        not_finite={name: jnp.int32(0) for name in FINITE},
+    )
+
+
+def report_interval(config: RunConfig) -> int:
+    """Iterations between two training reports."""
+    return max(1, config.iterations // REPORTS)
+
+
+def count_iteration(
+    before: Metrics,
+    iterations: jax.Array,
+    learner: dict[str, jax.Array],
+    episodes: dict[str, jax.Array],
+    epsilon: jax.Array,
+    parameters: Parameters,
+    interval: int,
+) -> Metrics:
+    """Adds an iteration to the metrics, which begin anew after every report.
+
+    Args:
+      before: so far.
+      iterations: [] int32, of the run, before this one.
+      learner: means over this iteration's gradient steps.
+      episodes: sums over the episodes that ended in this iteration.
+      epsilon: [], of this iteration.
+      parameters: after it.
+      interval: of the reports.
+    """
+    kept = jnp.where(iterations % interval == 0, 0, 1)
+    checked = {name: learner[name] for name in FINITE if name in learner}
+    checked |= {"parameters": ravel_pytree(parameters)[0]}
+
+    def first(name: str) -> jax.Array:
+        found = before.not_finite[name]
+        broken = (found == 0) & ~jnp.all(jnp.isfinite(checked[name]))
+        return jnp.where(broken, iterations + 1, found)
+
+    return Metrics(
+        iterations=kept * before.iterations + 1,
+        # Chosen, for zero times NaN would stay.
+        learner={n: jnp.where(kept, before.learner[n], 0.0) + learner[n] for n in MEANS},
+        episodes={n: jnp.where(kept, before.episodes[n], 0.0) + episodes[n] for n in SUMS},
+        ended=before.ended + episodes["episodes"],
+        epsilon=epsilon,
+        not_finite={name: first(name) for name in FINITE},
+    )
+
+
+def train_iteration(
     state: TrainState, config: RunConfig, env: UrbanGrid, learner: Learner, axis: str | None = None
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One rollout of the swarms and one learner call.
+) -> TrainState:
+    """One rollout of the swarms and one learner update.
 
     Args:
       state: over several devices, this one's share.
@@ -327,15 +447,12 @@ def train_chunk(
       env: the world.
       learner: made with the same `axis`.
       axis: of `distributed.on_each_device`, if inside.
-
-    Returns:
-      The new state, and metrics: the learner's, sums over the episodes that ended, and epsilon.
     """
     training, horizon = config.training, config.env.horizon
     keys = jax.random.split(jax.random.wrap_key_data(state.key))
     refresh_key, rollout_key, *learner_keys = jax.random.split(own_key(keys[0], axis), 4)
     # In float32, for env steps may outgrow int32.
-    flown = state.chunks.astype(jnp.float32) * config.chunk_steps
+    flown = state.iterations.astype(jnp.float32) * config.iteration_steps
     epsilon = exploration_rate(flown, horizon, training)
     policy = exploring_policy(config, learner, state.learner.parameters["agent"], epsilon)
     fresh = refreshed(config.env, state.swarms.done.shape[0], training.rollout)
@@ -348,15 +465,22 @@ def train_chunk(
         learner_keys, state.learner, state.replay, sequences, learner, config, axis
     )
     sums = total(sums, axis)
-    state = TrainState(
+    return TrainState(
         learner=learned,
         swarms=swarms,
         replay=store,
         key=jax.random.key_data(keys[1]),
-        chunks=state.chunks + 1,
-        episodes=state.episodes + sums["episodes"],
+        iterations=state.iterations + 1,
+        metrics=count_iteration(
+            state.metrics,
+            state.iterations,
+            metrics,
+            sums,
+            epsilon,
+            learned.parameters,
+            report_interval(config),
+        ),
     )
-    return state, metrics | sums | {"epsilon": epsilon}
 
 
 def learn(
@@ -382,14 +506,23 @@ def learn(
     return learned, store, metrics
 
 
-def sequence_shapes(
-    config: RunConfig, env: UrbanGrid, learner: Learner, swarms: Swarms
-) -> Sequences:
-    """The shapes of a rollout's sequences, without flying it."""
+def sequence_shapes(config: RunConfig, swarms: Swarms) -> Sequences:
+    """The shapes of the sequences that a rollout of these swarms (or their shapes) gives."""
+    steps, drones = config.training.rollout, config.env.drones
+    count = swarms.done.shape[0]
 
-    def fly(swarms: Swarms, parameters: Parameters) -> Sequences:
-        policy = exploring_policy(config, learner, parameters, jnp.float32(1))
-        return rollout(jax.random.key(0), swarms, policy, env, config.training.rollout)[1]
+    def over_time(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((steps + 1, *leaf.shape), leaf.dtype)
 
-    parameters = jax.eval_shape(learner.initialise, jax.random.key(0)).parameters["agent"]
-    return jax.eval_shape(fly, swarms, parameters)
+    def each_step(dtype: Any, *more: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((steps, count, *more), dtype)
+
+    return Sequences(
+        observation=jax.tree.map(over_time, swarms.timestep.observation),
+        actions=each_step(jnp.int32, drones),
+        reward=each_step(jnp.float32),
+        terminated=each_step(bool),
+        truncated=each_step(bool),
+        valid=each_step(bool),
+        memory=jax.ShapeDtypeStruct(swarms.memory.shape, swarms.memory.dtype),
+    )

@@ -35,7 +35,6 @@ from jaxqmix.rollout import Swarms
 from jaxqmix.training import (
     Trainer,
     TrainState,
-    begin_training,
     learn,
     make_parts,
     make_trainer,
@@ -91,9 +90,7 @@ class Parts:
     @cached_property
     def sequence_shapes(self) -> Sequences:
         """The shapes of a rollout's sequences."""
-        env, learner = self.online.env, self.online.learner
-        swarms = jax.eval_shape(lambda: begin_training(0, MISSION, env, learner).swarms)
-        return sequence_shapes(MISSION, env, learner, swarms)
+        return sequence_shapes(MISSION, self.online.state_shapes.swarms)
 
     def begin(self, seed: int = 0) -> TrainState:
         """A state before the first rollout."""
@@ -214,15 +211,16 @@ def check_online(parts: Parts) -> str:
     """One rollout and learner call of mode `online` change the weights."""
     state = parts.begin()
     before = jax.device_get(state.learner.parameters)
-    state, metrics = jax.device_get(parts.online.chunk(state))
-    expect_finite((state.learner.parameters, metrics["loss"]), "an online training step")
-    expect(metrics["gradient_norm"] > 0, "the gradient is zero")
+    state, metrics = jax.device_get(parts.online.iterate(state, 1))
+    learner = metrics.learner
+    expect_finite((state.learner.parameters, learner["loss"]), "an online training step")
+    expect(learner["gradient_norm"] > 0, "the gradient is zero")
     for name, old in before.items():
         expect(
             not same(state.learner.parameters[name], old), f"the {name}'s weights did not change"
         )
-    expect(state.chunks == 1, f"the counter shows {state.chunks} rollouts after one")
-    return f"loss {metrics['loss']:.3f}, gradient norm {metrics['gradient_norm']:.2f}"
+    expect(state.iterations == 1, f"the counter shows {state.iterations} rollouts after one")
+    return f"loss {learner['loss']:.3f}, gradient norm {learner['gradient_norm']:.2f}"
 
 
 def check_replay(parts: Parts) -> str:
@@ -300,21 +298,22 @@ def check_checkpoint(parts: Parts) -> str:
 def check_loop(parts: Parts) -> str:
     """A whole small training: it counts, explores less and less, and its policy flies."""
     state = parts.begin()
-    for _ in range(MISSION.chunks):
-        state, metrics = parts.online.chunk(state)
-    state, metrics = jax.device_get((state, metrics))
-    expect(state.chunks == MISSION.chunks, f"{state.chunks} rollouts of {MISSION.chunks} counted")
+    state, metrics = jax.device_get(parts.online.iterate(state, MISSION.iterations))
+    expect(
+        state.iterations == MISSION.iterations,
+        f"{state.iterations} rollouts of {MISSION.iterations} counted",
+    )
     expect_finite((state.learner.parameters, state.learner.average), "the trained parameters")
     least = MISSION.budget // MISSION.env.horizon // 2
-    expect(state.episodes >= least, f"only {state.episodes:.0f} episodes ended")
-    epsilon = float(metrics["epsilon"])
+    expect(metrics.ended >= least, f"only {metrics.ended:.0f} episodes ended")
+    epsilon = float(metrics.epsilon)
     expect(abs(epsilon - MISSION.training.epsilon_end) < 1e-6, f"epsilon ended at {epsilon:.2f}")
     policy = parts.online.policy(state.learner.average["agent"])
     key, memory = jax.random.key(0), policy.initial_memory()
     *_, (_, timestep) = fly(parts, lambda *swarm: policy(key, *swarm, memory)[0])
     expect_finite(timestep, "a flight of the trained policy")
     return (
-        f"{MISSION.budget} env steps, {state.episodes:.0f} episodes; "
+        f"{MISSION.budget} env steps, {metrics.ended:.0f} episodes; "
         f"then a greedy flight sees {timestep.coverage:.0%}"
     )
 
@@ -382,7 +381,7 @@ def check_determinism(parts: Parts) -> str:
     def train(seed: int) -> Any:
         state = parts.begin(seed)
         for _ in range(2):
-            state, _ = parts.online.chunk(state)
+            state, _ = parts.online.iterate(state, 1)
         return jax.device_get(state.learner.parameters)
 
     first, again, other = train(0), train(0), train(1)

@@ -350,8 +350,8 @@ def test_budget_below_one_rollout_is_refused(training, named):
 
 def test_smallest_budgets_are_allowed():
     """Exactly one rollout is enough, in env steps and in episodes of 100 steps."""
-    assert RunConfig(training=TrainingConfig(env_steps=640)).chunks == 1
-    assert RunConfig(training=TrainingConfig(episodes=7)).chunks == 1
+    assert RunConfig(training=TrainingConfig(env_steps=640)).iterations == 1
+    assert RunConfig(training=TrainingConfig(episodes=7)).iterations == 1
     assert RunConfig(training=TrainingConfig(episodes=64)).budget == 6400
 
 

@@ -107,8 +107,8 @@ def test_episodes_do_not_depend_on_the_number_of_devices(city_block, rough, monk
 def test_a_last_batch_that_is_not_full_changes_nothing(city_block, rough):
     env = UrbanGrid(city_block, rough)
     policy = planner("random", city_block)
-    whole, recorded = evaluator(env, lambda _: policy, batch=6, keep=True)((), 0, 6)
-    parts, again = evaluator(env, lambda _: policy, batch=4, keep=True)((), 0, 6)
+    whole, recorded = evaluator(env, lambda _: policy, batch=6, record="all")((), 0, 6)
+    parts, again = evaluator(env, lambda _: policy, batch=4, record="all")((), 0, 6)
     assert len(np.unique(whole["return"])) == 6
     chex.assert_trees_all_equal((whole, recorded), (parts, again))
 

@@ -78,7 +78,7 @@ def test_a_mission_that_ends_earlier_succeeds_earlier(target, coverage, success,
 def test_a_swarm_waits_where_its_mission_ended(city_block, rough):
     config = dataclasses.replace(city_block, coverage_target=0.6)
     policy = planner("random", config)
-    fly = evaluator(UrbanGrid(config, rough), lambda _: policy, batch=8, keep=True)
+    fly = evaluator(UrbanGrid(config, rough), lambda _: policy, batch=8, record="all")
     metrics, flown = fly((), 0, 8)
     assert (flown.length < config.horizon).any()
     for episode, length in enumerate(flown.length):

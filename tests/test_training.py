@@ -98,7 +98,7 @@ def test_a_stopped_run_resumes_bit_equal(config, number, tmp_path, online_run):
     assert listener.saved_at == 7
     assert train(config, tmp_path / "parts", resume=True)["final"]
     (step, expected), (again, found) = state_of(whole, config), state_of(tmp_path / "parts", config)
-    assert step == again == config.chunks == 12
+    assert step == again == config.iterations == 12
     chex.assert_trees_all_equal(found, expected)
 
     def timeless(run):
@@ -155,7 +155,7 @@ def test_a_run_leaves_what_it_promises(online_run):
     assert len(checkpoints.steps_of(run, "latest")) == TINY.checkpoint.keep
     periodic = [r for r in read(run) if r["kind"] == "evaluation" and not r["final"]]
     best = max(periodic, key=lambda report: report["return"])
-    assert checkpoints.steps_of(run, "best") == [best["env_steps"] // TINY.chunk_steps]
+    assert checkpoints.steps_of(run, "best") == [best["env_steps"] // TINY.iteration_steps]
     # The same weights over other cities.
     assert periodic[-1]["return"] != report["return"]
 
@@ -164,9 +164,9 @@ def test_replay_learns_nothing_before_it_is_warm_and_something_after():
     trainer = trainer_of(REPLAY)
     state = trainer.initialise(0)
     before = jax.device_get(state.learner.parameters)
-    state, _ = trainer.chunk(state)
+    state, _ = trainer.iterate(state, 1)
     chex.assert_trees_all_equal(jax.device_get(state.learner.parameters), before)
-    state, _ = trainer.chunk(state)
+    state, _ = trainer.iterate(state, 1)
     assert int(state.replay.size) * trainer.mesh.size == 16
     with pytest.raises(AssertionError):
         chex.assert_trees_all_equal(jax.device_get(state.learner.parameters), before)
@@ -176,7 +176,7 @@ def test_the_program_holds_no_copy_of_the_replay_store():
     replay = dataclasses.replace(REPLAY.replay, capacity=2**12)
     trainer = make_trainer(dataclasses.replace(REPLAY, replay=replay))
     state = trainer.initialise(0)
-    program = trainer.chunk.lower(state).compile().memory_analysis()
+    program = trainer.iterate.lower(state, 1).compile().memory_analysis()
     store = tree_bytes(state.replay) // trainer.mesh.size
     assert program.alias_size_in_bytes > store
     assert program.temp_size_in_bytes < store / 10
@@ -195,7 +195,7 @@ def test_a_chunk_compiles_once(config):
     trainer = trainer_of(config)
     before = trainer.initialise(0)
     expected = kinds(before), places(before)
-    after, _ = trainer.chunk(before)
+    after, _ = trainer.iterate(before, 1)
     assert (kinds(after), places(after)) == expected
     again = trainer.place(jax.device_get(after))
     assert (kinds(again), places(again)) == expected
@@ -207,7 +207,7 @@ def test_a_seed_repeats_and_another_differs():
     def after(seed):
         state = trainer.initialise(seed)
         for _ in range(2):
-            state, _ = trainer.chunk(state)
+            state, _ = trainer.iterate(state, 1)
         return jax.device_get(state.learner.parameters)
 
     first = after(3)
@@ -234,8 +234,8 @@ def test_the_learning_rate_falls_over_the_calls_that_learn():
 
     swarms = TINY.training.swarms
     assert calls("online", 3 * swarms) == calls("replay", 1) == calls("replay", swarms)
-    assert calls("replay", swarms) == TINY.chunks
-    assert calls("replay", swarms + 1) == calls("replay", 2 * swarms) == TINY.chunks - 1
+    assert calls("replay", swarms) == TINY.iterations
+    assert calls("replay", swarms + 1) == calls("replay", 2 * swarms) == TINY.iterations - 1
 
 
 def test_clocks_are_spread_over_the_horizon():
@@ -382,7 +382,7 @@ def test_a_run_stopped_before_its_damaged_checkpoints_is_saved(tmp_path):
     assert step == 5
     state = trainer_of(TINY).initialise(TINY.training.seed)
     for _ in range(5):
-        state, _ = trainer_of(TINY).chunk(state)
+        state, _ = trainer_of(TINY).iterate(state, 1)
     chex.assert_trees_all_equal(found, jax.device_get(state))
 
 
@@ -485,7 +485,7 @@ def test_training_flies_on_when_the_mission_is_complete():
 
 def test_stored_rewards_are_in_units_of_an_even_pace():
     trainer = trainer_of(REPLAY)
-    state, _ = jax.device_get(trainer.chunk(trainer.initialise(0)))
+    state, _ = jax.device_get(trainer.iterate(trainer.initialise(0), 1))
     devices, each = trainer.mesh.size, TINY.training.swarms // trainer.mesh.size
     stored = state.replay.data.reward.reshape(devices, -1, TINY.training.rollout)[:, :each]
     expected = state.swarms.tally.total_reward * TINY.env.horizon
@@ -503,8 +503,8 @@ def test_no_city_is_flown_twice_and_only_waiting_swarms_begin_anew():
     done, before = look(state)
     seen = {heights.tobytes() for heights in before}
     assert len(seen) == TINY.training.swarms
-    for _ in range(TINY.chunks):
-        state, _ = trainer.chunk(state)
+    for _ in range(TINY.iterations):
+        state, _ = trainer.iterate(state, 1)
         waiting, (done, after) = done, look(state)
         for swarm in np.flatnonzero((after != before).any(axis=(1, 2))):
             assert waiting[swarm] and after[swarm].tobytes() not in seen
@@ -518,9 +518,9 @@ def test_seeds_and_exploration_reach_far():
     trainer = trainer_of(TINY)
     large = jax.device_get(trainer.initialise(2**32 - 1))
     assert not np.array_equal(large.key, jax.device_get(trainer.initialise(0)).key)
-    late = dataclasses.replace(large, chunks=np.int32(2**31 - 10))
-    _, metrics = trainer.chunk(trainer.place(late))
-    assert float(metrics["epsilon"]) == pytest.approx(TINY.training.epsilon_end)
+    late = dataclasses.replace(large, iterations=np.int32(2**31 - 10))
+    _, metrics = trainer.iterate(trainer.place(late), 1)
+    assert float(metrics.epsilon) == pytest.approx(TINY.training.epsilon_end)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def stale_average(parts):
 
 def idle_learner(parts):
     """The optimiser's changes are forgotten."""
-    parts.online = with_chunk(
+    parts.online = spoilt(
         parts.online,
         lambda before, after, metrics: (
             replace(after, learner=replace(after.learner, parameters=before.learner.parameters)),
@@ -73,16 +73,16 @@ def idle_learner(parts):
     )
 
 
-def with_chunk(trainer, spoil):
-    """A trainer whose chunk is spoilt by `spoil(before, after, metrics)`."""
+def spoilt(trainer, spoil):
+    """A trainer whose iterations are spoilt by `spoil(before, after, metrics)`."""
 
-    def chunk(state):
+    def iterate(state, iterations):
         before = jax.device_get(state)
-        after, metrics = trainer.chunk(state)
+        after, metrics = trainer.iterate(state, iterations)
         state, metrics = spoil(before, after, metrics)
         return trainer.place(jax.device_get(state)), metrics
 
-    return replace(trainer, chunk=chunk)
+    return replace(trainer, iterate=iterate)
 
 
 def leaking_store(parts):
@@ -128,9 +128,9 @@ def no_save(parts):
 
 
 def no_episodes(parts):
-    parts.online = with_chunk(
+    parts.online = spoilt(
         parts.online,
-        lambda before, after, metrics: (replace(after, episodes=before.episodes), metrics),
+        lambda before, after, metrics: (after, replace(metrics, ended=before.metrics.ended)),
     )
 
 
@@ -151,7 +151,7 @@ def random_noise(parts):
         parameters = jax.tree.map(lambda leaf: leaf + noise, after.learner.parameters)
         return replace(after, learner=replace(after.learner, parameters=parameters)), metrics
 
-    parts.online = with_chunk(parts.online, spoil)
+    parts.online = spoilt(parts.online, spoil)
 
 
 def deaf_seed(parts):
