@@ -205,6 +205,15 @@ def require_found(found: bool, path: Path) -> None:
         )
 
 
+def saved_scale(run: Path) -> str:
+    """The scale of the run in a folder, from its settings; `cpu` where they do not say."""
+    try:
+        settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        return settings.get("scale", "cpu")
+    except (OSError, ValueError, AttributeError):  # Whoever resumes the run says what is wrong.
+        return "cpu"
+
+
 def _empty_like(trainer: Trainer) -> TrainState:
     """A state of zeros, to tell Orbax the shapes."""
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), trainer.state_shapes)

@@ -238,7 +238,13 @@ def train_command(arguments: list[str]) -> int:
         if arguments and not arguments[0].startswith("-"):
             preset(arguments[0])  # raises
         raise ConfigError(f"preset is missing: give one of {', '.join(PRESETS)}")
-    base = over_city(described or preset(name or "quick"), arguments)
+    if "--deterministic" in arguments:  # Before the devices are looked at.
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    if described is None:
+        scale = find_scale(arguments, Path("runs") / (name or "quick"))
+        described = preset(name or "quick", scale)
+    base = over_city(described, arguments)
     training = base.training
     default = Train(base, training.mode, training.seed, training.env_steps, training.episodes)
     program = f"jaxqmix train {name or 'PRESET'}"
@@ -247,9 +253,6 @@ def train_command(arguments: list[str]) -> int:
     config = given.config
     for found in (single(names, "preset") or name, config.preset):
         require(found == name, "preset", found, f"name one preset, once: {', '.join(PRESETS)}")
-    if given.deterministic:
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
     from jaxqmix.console import Console
     from jaxqmix.runner import train
 
@@ -272,6 +275,27 @@ def without_value(arguments: Sequence[str], name: str) -> tuple[list[str], str |
         else:
             rest.append(word)
     return rest, value
+
+
+def find_scale(arguments: Sequence[str], run: Path) -> str:
+    """The scale of a run: as given, as it was trained, or what the device found suggests.
+
+    Args:
+      arguments: of the command.
+      run: its folder unless --out is given.
+    """
+    if given := without_value(arguments, "--scale")[1]:
+        return given
+    if {"-h", "--help", "--help-all"} & set(arguments):
+        return "cpu"
+    if "--resume" in arguments:
+        from jaxqmix.checkpoints import saved_scale
+
+        return saved_scale(Path(without_value(arguments, "--out")[1] or run))
+    from jaxqmix.distributed import suggested_scale
+
+    prepare_jax()
+    return suggested_scale()
 
 
 def prepare_jax() -> None:

@@ -481,6 +481,8 @@ class RunConfig(Checked):
 
     preset: str = "quick"
     """Name of the preset that these settings began from."""
+    scale: Literal["cpu", "gpu"] = "cpu"
+    """The device whose settings of size these began from; see `jaxqmix.presets.SCALES`."""
     env: EnvConfig = field(default_factory=EnvConfig)
     domain: DomainConfig = field(default_factory=DomainConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)

@@ -91,7 +91,8 @@ class Console(Listener):
             f"[bold]{escape(config.preset)}[/bold]: {env.drones} drones, "
             f"{env.city_width / 1000:g} x {env.city_length / 1000:g} km of {env.cell_size:g} m "
             f"cells, horizon {env.horizon}; {config.learner.mixer}, {training.mode}, "
-            f"{training.swarms} swarms, {config.budget:,} env steps, seed {training.seed}"
+            f"{training.swarms:,} swarms (scale {config.scale}), {config.budget:,} env steps, "
+            f"seed {training.seed}"
         )
         parts = [f"{name} {size / 1e6:,.1f} MB" for name, size in memory.items() if size]
         self._say(f"memory: {', '.join(parts)}")
@@ -231,7 +232,7 @@ class Notebook(Listener):
 
     def begun(self, config: RunConfig, step: int, memory: dict[str, int]) -> None:
         """Shows the bar."""
-        self._config, self._done, self._total = config, step, config.chunks
+        self._config, self._done, self._total = config, step, config.iterations
         self.doing("compiling")
 
     def advanced(self, step: int) -> None:

@@ -47,6 +47,19 @@ def use_all_cores() -> None:
         return
 
 
+def dispatches_ahead() -> int:
+    """Dispatches of training that may wait for the devices while the host does something else.
+
+    None on CPU, where that gains nothing: its devices would share their threads with them.
+    """
+    return 0 if jax.default_backend() == "cpu" else 1
+
+
+def suggested_scale() -> str:
+    """The scale for the device found, `cpu` or `gpu` (TPUs too); see `jaxqmix.presets.SCALES`."""
+    return "cpu" if jax.default_backend() == "cpu" else "gpu"
+
+
 def keep_freed_memory() -> None:
     """Lets the process keep what a program's large arrays leave, where malloc is glibc's.
 

@@ -52,14 +52,44 @@ PROBABILISTIC = (by_chance(QUICK, 130), by_chance(FULL, 720), by_chance(SCALE20,
 PRESETS = {preset.preset: preset for preset in (QUICK, FULL, SCALE20, *PROBABILISTIC)}
 
 
-def preset(name: str, **settings: Any) -> RunConfig:
+SCALES: dict[str, dict[str, Any]] = {
+    "cpu": {},
+    "gpu": {
+        "training.swarms": 2048,
+        "training.epsilon_decay_steps": 2_000_000,
+        "learner.minibatches": 32,
+        "replay.batch": 2048,
+        "replay.capacity": 16_384,
+        "replay.warmup": 4096,
+        "evaluation.every_episodes": 2500,
+        "evaluation.episodes": 256,
+        "checkpoint.every_episodes": 5000,
+    },
+}
+"""The settings of size that belong to a device. The presets are those of a CPU; a GPU flies 32
+times as many swarms in about the same time."""
+GPU_ENV_STEPS = {"quick": 5_000_000, "full": 20_000_000, "scale20": 10_000_000}
+"""Budgets on a GPU by mission, env steps."""
+
+
+def preset(name: str, scale: str = "cpu", **settings: Any) -> RunConfig:
     """The preset called `name`, with some settings changed as by `RunConfig.replace`:
 
         preset("quick", **{"env.drones": 3})
+
+    Args:
+      name: one of `PRESETS`.
+      scale: `cpu` or `gpu`, the settings of size; a run of either scale trains on every device.
+      **settings: by dotted names; they come before those of the scale.
 
     Raises:
       ConfigError: when there is none, or a setting is unknown or not allowed.
     """
     if name not in PRESETS:
         raise ConfigError(f"preset = {name} is not allowed: must be one of {', '.join(PRESETS)}")
-    return PRESETS[name].replace(**settings)
+    if scale not in SCALES:
+        raise ConfigError(f"scale = {scale} is not allowed: must be one of {', '.join(SCALES)}")
+    sizes: dict[str, Any] = {"scale": scale, **SCALES[scale]}
+    if scale == "gpu":
+        sizes["training.env_steps"] = GPU_ENV_STEPS[name.removesuffix("-probabilistic")]
+    return PRESETS[name].replace(**(sizes | settings))

@@ -265,9 +265,11 @@ def fly_episodes(
     begin_keys, fly_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     swarms = begin(begin_keys, env, policy)
     city, config = swarms.state.city, env.config
-    watched = _first(swarms, record)
-    coverable = _coverable(watched, config)
-    seen_at = jnp.where(coverable & ~unpack_unseen(watched.state.unseen, config), 0, -1)
+    seen_at = None
+    if record:
+        watched = _first(swarms, record)
+        coverable = _coverable(watched, config)
+        seen_at = jnp.where(coverable & ~unpack_unseen(watched.state.unseen, config), 0, -1)
 
     def body(carry: tuple, time: jax.Array) -> tuple[tuple, tuple]:
         swarms, seen_at = carry

@@ -22,7 +22,7 @@ from jaxqmix import checkpoints
 from jaxqmix.background import Background
 from jaxqmix.compilation import compile_ahead, jit
 from jaxqmix.config import ConfigError, NotFiniteError, RunConfig, from_dict, require, to_dict
-from jaxqmix.distributed import device_memory
+from jaxqmix.distributed import device_memory, dispatches_ahead
 from jaxqmix.evaluation import (
     SELECTION,
     coverage_over_time,
@@ -263,7 +263,7 @@ class Run:
     def _loop(self, asked: Callable[[], bool]) -> bool:
         """Trains until the budget is used up or the user asks to stop; whether it came to the end.
 
-        The devices never wait for reports: the next iterations are sent before the last ones' are
+        A GPU never waits for reports: the next iterations are sent before the last ones' are
         written. Evaluations and saves need the state, and come before the next iterations.
         """
         config = self.config
@@ -280,7 +280,7 @@ class Run:
             report = self.step % every_report == 0 or self.step == config.iterations
             sent.append(partial(self._advance, self.step, count, metrics, report))
             evaluate, save = self.step % every_evaluation == 0, self.step % every_save == 0
-            while len(sent) > (0 if evaluate or save else 1):
+            while len(sent) > (0 if evaluate or save else dispatches_ahead()):
                 sent.popleft()()
             if evaluate:
                 with self._clock.paused():
