@@ -29,7 +29,15 @@ from jaxqmix.arguments import (
     train_help,
     with_both_ends,
 )
-from jaxqmix.config import ConfigError, DomainConfig, EnvConfig, RunConfig, from_dict, require
+from jaxqmix.config import (
+    ConfigError,
+    DomainConfig,
+    EnvConfig,
+    NotFiniteError,
+    RunConfig,
+    from_dict,
+    require,
+)
 from jaxqmix.metrics import check_writable
 from jaxqmix.presets import PRESETS, preset
 
@@ -589,6 +597,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.showwarning = lambda message, *_: print(f"jaxqmix: {message}", file=sys.stderr)
     try:
         sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    except NotFiniteError as error:
+        print(f"jaxqmix: {error}", file=sys.stderr)
+        sys.exit(1)
     except ConfigError as error:
         print(f"jaxqmix: {error}", file=sys.stderr)
         sys.exit(2)

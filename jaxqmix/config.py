@@ -481,8 +481,6 @@ class RunConfig(Checked):
 
     preset: str = "quick"
     """Name of the preset that these settings began from."""
-    scale: Literal["cpu", "gpu"] = "cpu"
-    """The device whose settings of size these began from; see `jaxqmix.presets.SCALES`."""
     env: EnvConfig = field(default_factory=EnvConfig)
     domain: DomainConfig = field(default_factory=DomainConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
@@ -490,6 +488,8 @@ class RunConfig(Checked):
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    scale: Literal["cpu", "gpu"] = "cpu"
+    """The device whose settings of size these began from; see `jaxqmix.presets.SCALES`."""
 
     def check(self) -> None:
         """Checks what concerns several sections; raises `ConfigError`."""
