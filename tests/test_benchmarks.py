@@ -1,5 +1,6 @@
 """The benchmarks run: help, measuring, saving, and one tiny real measurement."""
 
+import gzip
 import importlib
 import json
 import runpy
@@ -173,3 +174,44 @@ def test_one_failing_benchmark_does_not_stop_the_rest(run, monkeypatch, capfd):
     assert stopped.value.code == 1
     said = capfd.readouterr().out
     assert "environment: failed with code 3" in said and "roofline: ok" in said
+
+
+def test_a_trace_is_read_by_kernel(monkeypatch, tmp_path):
+    """Only what ran on a GPU's streams counts."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    gpu = importlib.import_module("gpu")
+
+    def named(kind, name, pid, **more):
+        return {"ph": "M", "name": kind, "pid": pid, "args": {"name": name}, **more}
+
+    events = [
+        named("process_name", "/device:GPU:0", 1),
+        named("process_name", "/host:CPU", 2),
+        named("thread_name", "Stream #7(Compute)", 1, tid=7),
+        named("thread_name", "Launch Stats", 1, tid=8),
+        {"ph": "X", "name": "fusion", "pid": 1, "tid": 7, "dur": 3.0},
+        {"ph": "X", "name": "fusion", "pid": 1, "tid": 8, "dur": 5.0},
+        {"ph": "X", "name": "python", "pid": 2, "tid": 7, "dur": 7.0},
+    ]
+    file = tmp_path / "host.trace.json.gz"
+    with gzip.open(file, "wt") as text:
+        json.dump({"traceEvents": events}, text)
+    assert list(gpu.kernels(file)) == [("fusion", 3.0)]
+
+
+def test_what_the_time_does_not_allow_is_left_out(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    gpu = importlib.import_module("gpu")
+
+    def fails():
+        raise ValueError("no such kernel")
+
+    monkeypatch.setattr(gpu, "stages", lambda *_: [("one", dict), ("two", fails)])
+    given = types.SimpleNamespace(small=True, minutes=1.0, repeats=1, out=tmp_path)
+    gpu.main(given)
+    saved = json.loads((tmp_path / "gpu_small.json").read_text())["results"]
+    assert saved == {"one": {}, "two": {"failed": "ValueError: no such kernel"}}
+    given.minutes, given.out = 0.0, tmp_path / "none"
+    gpu.main(given)
+    assert "one and what follows are left out" in capsys.readouterr().out
+    assert not given.out.exists()

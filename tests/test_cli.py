@@ -66,7 +66,10 @@ def refused(capsys, *arguments: str) -> str:
         (["evaluate", "quick", "--planner", "lanes", "--env.drones", "0"], ["env.drones = 0"]),
         (["evaluate", "quick", "--planner", "lanes", "--domain.wind-speed", "99"], ["wind_speed"]),
         (["render", "nowhere", "--out", "x.htm"], ["out = x.htm", "did you mean x.html?"]),
-        (["train", "quick", "--domain.packet-loss", "0", "x"], ["--domain.packet-loss = 0, x"]),
+        (
+            ["train", "quick", "--domain.packet-loss", "0", "x"],
+            ["preset = quick x", "give one preset"],
+        ),
         (["train", "quick", "--domain.packet-loss", "nan", "nan"], ["packet_loss = nan", "finite"]),
         (["train", "quick", "--learner.gamma", "nan"], ["learner.gamma = nan", "finite"]),
         (["train", "quick", "full"], ["preset = quick full", "give one"]),

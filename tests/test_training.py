@@ -10,6 +10,7 @@ import warnings
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -17,9 +18,15 @@ from board_events import events
 from PIL import Image
 
 import jaxqmix
-from jaxqmix import checkpoints, runner
+from jaxqmix import checkpoints, runner, training
 from jaxqmix.checkpoints import CheckpointError, check_devices
-from jaxqmix.config import CheckpointConfig, ConfigError, EvaluationConfig, to_dict
+from jaxqmix.config import (
+    CheckpointConfig,
+    ConfigError,
+    EvaluationConfig,
+    NotFiniteError,
+    to_dict,
+)
 from jaxqmix.metrics import read
 from jaxqmix.runner import Listener, train
 from jaxqmix.training import (
@@ -611,3 +618,61 @@ def test_a_checkpoint_of_other_sizes_is_refused(online_run, tmp_path):
         writer.save(policy.absolute(), longer)
     with pytest.raises(ConfigError, match="sizes are those of another version"):
         jaxqmix.load_policy(run)
+
+
+def test_what_is_not_finite_stops_a_run_and_is_never_saved(tmp_path):
+    """A learning rate without a limit: the message names the first figure, and the last whole state
+    stays."""
+    learner = dataclasses.replace(TINY.learner, learning_rate=1e30, max_gradient_norm=1e30)
+    run = tmp_path / "run"
+    with pytest.raises(NotFiniteError, match=r"is not finite after \d+ env steps; lower learner"):
+        train(dataclasses.replace(TINY, learner=learner), run)
+    for kind in checkpoints.KINDS:
+        for step in checkpoints.steps_of(run, kind):
+            saved = ocp.StandardCheckpointer().restore(
+                (run / "checkpoints" / kind / str(step) / "policy").absolute()
+            )
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved))
+    assert "NaN" not in (run / "metrics.jsonl").read_text()
+
+
+def test_metrics_are_sums_since_the_last_report_and_tell_what_broke():
+    before = training.no_metrics()
+    learner = {"loss": jnp.float32(2), "mean_q": jnp.float32(1), "gradient_norm": jnp.float32(3)}
+    episodes = {name: jnp.float32(1) for name in training.SUMS}
+    whole, broken = {"w": jnp.ones(2)}, {"w": jnp.array([1.0, jnp.nan])}
+
+    def add(before, iterations, learner=learner, parameters=whole):
+        rate = jnp.float32(0.5)
+        counted = jnp.int32(iterations)
+        return training.count_iteration(before, counted, learner, episodes, rate, parameters, 2)
+
+    two = add(add(before, 0), 1)
+    assert (int(two.iterations), float(two.learner["loss"]), float(two.ended)) == (2, 4.0, 2.0)
+    spoilt = add(two, 2, learner | {"loss": jnp.float32(jnp.nan)})
+    assert (int(spoilt.iterations), float(spoilt.episodes["length"])) == (1, 1.0)
+    later = add(add(spoilt, 3, parameters=broken), 4)
+    assert float(later.learner["loss"]) == 2.0, "NaN of the last report"
+    found = {name: int(step) for name, step in later.not_finite.items()}
+    assert found == {"loss": 3, "gradient_norm": 0, "parameters": 4}
+
+
+def test_seeds_side_by_side_are_single_runs():
+    """Up to rounding: two runs in one program, and the second alone."""
+    both = make_trainer(TINY, seeds=2)
+    state, metrics = both.iterate(both.initialise([0, 5]), 3)
+    alone, single = trainer_of(TINY).iterate(trainer_of(TINY).initialise(5), 3)
+    of_second = jax.tree.map(lambda leaf: leaf[1], jax.device_get((state.learner, metrics)))
+    expected = jax.device_get((alone.learner, single))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), of_second, expected
+    )
+    assert memory_needed(both)["swarms"] == 2 * memory_needed(trainer_of(TINY))["swarms"]
+
+
+def test_iterations_at_once_change_nothing():
+    trainer = trainer_of(TINY)
+    whole, _ = trainer.iterate(trainer.initialise(1), 3)
+    parts, _ = trainer.iterate(trainer.initialise(1), 1)
+    parts, _ = trainer.iterate(parts, 2)
+    chex.assert_trees_all_equal(jax.device_get(whole), jax.device_get(parts))
