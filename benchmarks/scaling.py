@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from common import (
     COLOURS,
     chained,
@@ -26,11 +24,10 @@ from common import (
 )
 from programs import begin_program, flight_program, swarm_keys
 
-from jaxqmix.compilation import jit
 from jaxqmix.config import RunConfig
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.presets import PRESETS, preset
-from jaxqmix.training import begin_training, make_parts, train_iteration
+from jaxqmix.training import make_trainer
 
 ENV_STEPS = 10_000
 """Env steps of one measurement of the world, over all swarms."""
@@ -59,12 +56,11 @@ def world(what: str, size: float, config: RunConfig, swarms: int, repeats: int) 
 
 
 def trainers(seeds: int, config: RunConfig, repeats: int) -> dict[str, Any]:
-    """A training iteration, several seeds side by side in one program on one device."""
-    parts = config, *make_parts(config, axis=None)
-    state = jit(jax.vmap(lambda seed: begin_training(seed, *parts)))(jnp.arange(seeds))
-    iteration = jax.vmap(lambda state: train_iteration(state, *parts))
-    program, needs = compile_program(iteration, state, donate_argnums=0)
-    seconds = measure(chained(program, state), repeats)
+    """A training iteration, several seeds side by side in one program."""
+    trainer = make_trainer(config, seeds=seeds)
+    program, needs = compile_program(trainer.iterate, trainer.state_shapes, 1)
+    state = trainer.initialise(range(seeds))
+    seconds = measure(chained(lambda state: program(state, 1)[0], state), repeats)
     work = seeds * config.iteration_steps
     return row("seeds", seeds, config.env.drones, work, seconds, needs)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxqmix.compilation import jit
 from jaxqmix.config import EvaluationConfig
@@ -43,7 +43,6 @@ class Evaluator:
     mesh: Mesh
     batch: int
     record: Literal["none", "first", "all"]
-    axis: int  # of the episodes; 1 behind seeds
 
     def __call__(
         self, argument: Any, seed: int, episodes: int, stream: int = EVALUATION
@@ -51,14 +50,14 @@ class Evaluator:
         """Flies held-out cities.
 
         Args:
-          argument: of `make_policy`; its leaves have the seeds in front where there are any.
+          argument: of `make_policy`.
           seed: decides the cities with the number of episodes and the stream, for every policy.
           episodes: E.
           stream: of random numbers.
 
         Returns:
           Metrics per episode [E] and `coverage_over_time` [E, T + 1]; and what `record` says: the
-          episodes [E, ...], the first one [1, ...], or None. Seeds are in front.
+          episodes [E, ...], the first one [1, ...], or None.
         """
         key = jax.random.fold_in(jax.random.key(np.uint32(seed)), stream)
         keys = jax.random.split(key, episodes)
@@ -69,19 +68,11 @@ class Evaluator:
             chosen = np.arange(first, first + self.batch) % episodes
             flown = self.fly(argument, place(keys[chosen], self.mesh, SPREAD))
             flown = jax.device_get(flown)
-            metrics.append(self._first(episodes - first, flown[0]))
-            recorded.append(self._first(episodes - first, flown[1]))
+            metrics.append(_first(episodes - first, flown[0]))
+            recorded.append(_first(episodes - first, flown[1]))
         if self.record == "first":
-            return self._joined(metrics), self._first(1, recorded[0])
-        return self._joined(metrics), self._joined(recorded)
-
-    def _first(self, count: int, tree: Any) -> Any:
-        """The first episodes."""
-        chosen = (slice(None),) * self.axis + (slice(count),)
-        return jax.tree.map(lambda leaf: leaf[chosen], tree)
-
-    def _joined(self, batches: list[Any]) -> Any:
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves, self.axis), *batches)
+            return _joined(metrics), _first(1, recorded[0])
+        return _joined(metrics), _joined(recorded)
 
     def shapes(self, argument: Any) -> tuple[Any, jax.ShapeDtypeStruct]:
         """The shapes that `fly` takes, to compile it ahead; of an argument or its shapes."""
@@ -94,7 +85,6 @@ def evaluator(
     make_policy: Callable[[Any], Policy],
     batch: int,
     record: Literal["none", "first", "all"] = "none",
-    seeds: bool = False,
 ) -> Evaluator:
     """Binds what an evaluation flies; nothing is compiled before it is called.
 
@@ -103,7 +93,6 @@ def evaluator(
       make_policy: from an argument (parameters, say) to the policy.
       batch: how many episodes are flown side by side.
       record: which episodes are recorded.
-      seeds: arguments have an axis of seeds in front, and all fly the same cities.
     """
     mesh = make_mesh(lambda devices: batch % devices == 0)
     count = {"none": 0, "first": 1, "all": batch}[record]
@@ -111,11 +100,16 @@ def evaluator(
     def fly(argument: Any, keys: jax.Array) -> tuple[dict[str, jax.Array], Episode | None]:
         return fly_episodes(keys, env, make_policy(argument), count)
 
-    outputs = SPREAD
-    if seeds:
-        fly, outputs = jax.vmap(fly, (0, None)), PartitionSpec(None, *SPREAD)
-    program = jit(on_each_device(fly, mesh, (COPIED, SPREAD), outputs))
-    return Evaluator(program, mesh, batch, record, axis=int(seeds))
+    program = jit(on_each_device(fly, mesh, (COPIED, SPREAD), SPREAD))
+    return Evaluator(program, mesh, batch, record)
+
+
+def _first(count: int, tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[:count], tree)
+
+
+def _joined(batches: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
 
 
 def summarise(metrics: dict[str, Any], names: Sequence[str] = METRICS) -> dict[str, Any]:
