@@ -1,18 +1,28 @@
-"""Orbax checkpoints of the whole training state, with the config inside.
+"""Checkpoints of the whole training state, written by Orbax, with a description beside them.
 
-A run keeps three kinds, each under a manager of its own: `latest` (periodic, to resume), `best`
-(by evaluation) and `final`. One manager with `best_fn` would delete the newest checkpoints when it
-keeps the best ones (google/orbax#526).
+A run keeps three kinds, each in a folder of its own: `latest` (periodic, to resume), `best` (by
+evaluation) and `final`. One checkpoint is a folder named by its step:
 
-Damaged checkpoints of a run that goes on are moved to `checkpoints/damaged`: Orbax saves nothing at
-or before the newest step that it finds.
+  about.json   schema, step, config, devices, what the run notes, checksums of every leaf and of
+               every file, and one of the description itself
+  policy/      the averaged parameters
+  state/       the whole `TrainState`
+
+It is written beside its place and moved there when it is whole, so that a process may be killed at
+any time. Checksums (CRC-32) find damage by chance, not by intent; but nothing in a checkpoint is
+executed or names a file, and sizes are held against its config before anything is allocated.
+
+Damaged checkpoints of a run that goes on are moved to `checkpoints/damaged`.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import shutil
+import threading
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,31 +31,32 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxqmix.config import ConfigError, RunConfig, from_dict, to_dict
+from jaxqmix.config import ConfigError, NotFiniteError, RunConfig, from_dict, shown, to_dict
+from jaxqmix.distributed import host_memory
 from jaxqmix.learner.networks import Parameters
 from jaxqmix.maps import without_city
-from jaxqmix.training import Trainer, TrainState, make_trainer
+from jaxqmix.training import Trainer, TrainState, make_trainer, tree_bytes
 
 KINDS = ("latest", "best", "final")
-FOLDER, DAMAGED = "checkpoints", "damaged"
+FOLDER, DAMAGED, ABOUT = "checkpoints", "damaged", "about.json"
+SCHEMA = 2
+"""Of the description and the folders; another one is of another version."""
+LARGEST_ABOUT = 10**6
+"""Bytes of a description."""
+_ORBAX = threading.RLock()
+"""Orbax is called by one thread of a process at a time: two that save may wait for ever."""
 
 
 class CheckpointError(ConfigError):
-    """A checkpoint that is missing, damaged, or of another run."""
+    """A checkpoint that is missing, damaged, of another run, or could not be written."""
 
 
-def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-    # Compressing a replay store costs seconds of all cores at every save, and halves it at best.
-    handlers = {
-        name: ocp.PyTreeCheckpointHandler(use_compression=False) for name in ("policy", "state")
-    }
-    handlers["about"] = ocp.JsonCheckpointHandler()
-    return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
+class DamageError(Exception):
+    """What is wrong with a damaged checkpoint."""
 
 
 class Checkpoints:
-    """Writes a run's checkpoints; saving happens in the background."""
+    """Writes a run's checkpoints."""
 
     def __init__(self, run: Path, config: RunConfig, begun: int, devices: int | None = None):
         """Opens a run's folder.
@@ -63,68 +74,183 @@ class Checkpoints:
             for step in steps_of(run, kind):
                 if step > begun:
                     move_aside(run, kind, step)
-        keep = {"latest": config.checkpoint.keep, "best": 1, "final": 1}
-        self._managers = {kind: _manager(run / FOLDER / kind, keep[kind]) for kind in KINDS}
+            for left in (run / FOLDER / kind).glob(".*"):
+                shutil.rmtree(left, ignore_errors=True)  # by a process that was killed
+        self._keep = {"latest": config.checkpoint.keep, "best": 1, "final": 1}
 
-    def save(self, kind: str, step: int, state: TrainState) -> None:
+    def save(
+        self, kind: str, step: int, state: TrainState, notes: dict[str, Any] | None = None
+    ) -> None:
         """Saves a state; an older save of the same step is kept as it is, unless it is damaged.
 
         Args:
           kind: `latest`, `best` or `final`.
           step: rollouts so far.
-          state: copied before this returns, so that it may be donated afterwards.
+          state: arrays on the devices, or on the host.
+          notes: of the run, kept in the description: plain JSON values.
 
         Raises:
-          CheckpointError: when Orbax declines, because something newer appeared in the folder.
+          CheckpointError: when it could not be written; earlier ones stay.
+          NotFiniteError: when the learner's state is not finite; the last save stays.
         """
-        manager = self._managers[kind]
-        if step in manager.all_steps():
+        steps = steps_of(self._run, kind)
+        if step in steps:
             # What this run has written itself is whole; only where it resumed lies an older save.
             if step > self._begun or self._is_whole(kind, step, state):
                 return
             move_aside(self._run, kind, step)
-            manager.reload()
-        about = {"config": self._config, "devices": self._devices, "step": step}
-        saved = manager.save(
-            step,
-            args=ocp.args.Composite(
-                about=ocp.args.JsonSave(about),
-                policy=ocp.args.PyTreeSave(_storable(state.learner.average)),
-                state=ocp.args.PyTreeSave(_storable(state)),
-            ),
-        )
-        if not saved:
+        elif steps and steps[0] > step:
             folder = self._run / FOLDER / kind
             raise CheckpointError(
                 f"checkpoint = {folder / str(step)} is not allowed: {folder} holds a newer one; "
                 "does another run write there?"
             )
+        state = jax.device_get(state)
+        if wrong := not_finite(state.learner):
+            raise NotFiniteError(f"the learner's {wrong} is not finite; it is not saved")
+        arrays = {"policy": state.learner.average, "state": state}
+        about = {"config": self._config, "devices": self._devices, "step": step}
+        about |= {"notes": notes or {}}
+        self._write(kind, step, about, arrays)
+
+    def _write(self, kind: str, step: int, about: dict[str, Any], arrays: dict[str, Any]) -> None:
+        """Writes a checkpoint beside its place, moves it there, and removes those too many."""
+        folder = self._run / FOLDER / kind
+        part = folder / f".{step}.part"
+        try:
+            with _ORBAX:
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir(parents=True)
+                # Compressing a replay store costs seconds of all cores, and halves it at best.
+                with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as orbax:
+                    for name, tree in arrays.items():
+                        orbax.save((part / name).absolute(), ocp.args.PyTreeSave(_storable(tree)))
+                about |= {
+                    "schema": SCHEMA,
+                    "leaves": {name: leaf_checksums(tree) for name, tree in arrays.items()},
+                    "files": {name: file_checksums(part / name) for name in arrays},
+                }
+                text = json.dumps(sealed(about))
+                (part / ABOUT).write_text(text + "\n", encoding="utf-8")
+                part.rename(folder / str(step))
+                for old in steps_of(self._run, kind)[self._keep[kind] :]:
+                    # Out of the way first: half a checkpoint must not look like one.
+                    gone = (folder / str(old)).rename(folder / f".{old}.old")
+                    shutil.rmtree(gone, ignore_errors=True)
+        except Exception as error:  # Orbax raises many kinds when a disk is full.
+            shutil.rmtree(part, ignore_errors=True)
+            needed = sum(map(tree_bytes, arrays.values()))
+            raise CheckpointError(
+                f"checkpoint = {folder / str(step)} could not be written: {reason(error)}; "
+                f"it takes {megabytes(needed)}, {megabytes(free_space(folder))} are free. "
+                "Earlier checkpoints are whole: make room, and --resume"
+            ) from None
 
     def _is_whole(self, kind: str, step: int, like: TrainState) -> bool:
-        """Whether all parts of a checkpoint can be read."""
-        self._managers[kind].wait_until_finished()
+        """Whether all parts of a checkpoint can be read, and are what was written."""
         folder = self._run / FOLDER / kind / str(step)
         try:
-            read_about(folder)
-            _read(folder / "policy", like.learner.average)
-            _read(folder / "state", like)
+            about = read_about(folder)
+            _read(folder, "policy", about, _shapes(like.learner.average))
+            _read(folder, "state", about, _shapes(like))
         except Exception:  # Orbax raises many kinds on a damaged file.
             return False
         return True
 
-    def close(self) -> None:
-        """Waits until everything is written."""
-        for manager in self._managers.values():
-            manager.wait_until_finished()
-            manager.close()
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    known = ("No space left on device", "File too large", "Disk quota exceeded", "Read-only")
+    text = str(error)
+    return next((each for each in known if each.lower() in text.lower()), shown(text))
+
+
+def megabytes(size: float | None) -> str:
+    """A size in words."""
+    return "an unknown amount" if size is None else f"{size / 1e6:,.1f} MB"
+
+
+def free_space(path: Path) -> int | None:
+    """Bytes free where a path is, or will be."""
+    try:
+        place = next(each for each in (path, *path.absolute().parents) if each.exists())
+        return shutil.disk_usage(place).free
+    except (OSError, StopIteration):
+        return None
+
+
+def require_space(run: Path, config: RunConfig, state: TrainState) -> None:
+    """Raises `ConfigError` when the checkpoints of a run do not fit on its disk."""
+    each = tree_bytes(state) + tree_bytes(state.learner.average)
+    # A new one is written before the old one goes.
+    count = config.checkpoint.keep + 1 + 2 + 1
+    count -= sum(len(steps_of(run, kind)) for kind in KINDS)
+    needed, free = each * max(count, 1), free_space(run)
+    if free is not None and needed > free:
+        raise ConfigError(
+            f"out = {run} is not allowed: checkpoints take {megabytes(needed)} and "
+            f"{megabytes(free)} are free there; make room, or lower checkpoint.keep or "
+            f"{'replay.capacity' if config.training.mode == 'replay' else 'training.swarms'}"
+        )
+
+
+def not_finite(tree: Any) -> str | None:
+    """The name of the first leaf with a number that is not finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
+            return jax.tree_util.keystr(path, simple=True, separator=".")
+    return None
+
+
+def leaf_checksums(tree: Any) -> dict[str, int]:
+    """A checksum (CRC-32) of every leaf of a tree of NumPy arrays, by its path."""
+    return {
+        jax.tree_util.keystr(path): zlib.crc32(
+            np.ascontiguousarray(leaf).reshape(-1).view(np.uint8),
+            zlib.crc32(f"{leaf.dtype} {leaf.shape}".encode()),
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def file_checksums(folder: Path) -> dict[str, int]:
+    """A checksum (CRC-32) of every file below a folder, by its path there."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            checksum = 0
+            with path.open("rb") as file:
+                while piece := file.read(2**20):
+                    checksum = zlib.crc32(piece, checksum)
+            found[path.relative_to(folder).as_posix()] = checksum
+    return found
+
+
+def sealed(about: dict[str, Any]) -> dict[str, Any]:
+    """A description with its own checksum."""
+    about = {name: value for name, value in about.items() if name != "checksum"}
+    return about | {"checksum": zlib.crc32(json.dumps(about, sort_keys=True).encode())}
 
 
 def steps_of(run: Path, kind: str) -> list[int]:
-    """Steps of the finished checkpoints of a kind, newest first."""
-    folder = run / FOLDER / kind
+    """Steps of the finished checkpoints of a kind, newest first.
+
+    Raises:
+      CheckpointError: where a file stands in the place of their folder.
+    """
+    for folder in (run / FOLDER, run / FOLDER / kind):
+        if folder.exists() and not folder.is_dir():
+            raise CheckpointError(
+                f"checkpoint = {folder} is not allowed: it is a file, and must be a folder"
+            )
     if not folder.is_dir():
         return []
-    return sorted((int(f.name) for f in folder.iterdir() if f.name.isdigit()), reverse=True)
+    names = [place.name for place in folder.iterdir() if place.is_dir()]
+    # As this module writes them: no sign, no leading zero, no digit of another script.
+    steps = [name for name in names if name.isascii() and name.isdecimal() and len(name) <= 10]
+    return sorted((int(name) for name in steps if str(int(name)) == name), reverse=True)
 
 
 def move_aside(run: Path, kind: str, step: int) -> None:
@@ -154,16 +280,24 @@ def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState]:
         key=lambda item: -item[0],
     )
     require_found(bool(found), run)
-    shape = _empty_like(trainer)
+    shape = trainer.state_shapes
 
     def read(folder: Path) -> TrainState:
         about = read_about(folder)
         check_settings(run, about["config"], to_dict(trainer.config))
         check_devices(run, about.get("devices"), trainer)
-        return _read(folder / "state", shape)
+        return _read(folder, "state", about, shape)
 
     place, state = first_readable([folder for _, folder in found], read, run)
     return int(place.name), trainer.place(state)
+
+
+def notes_of(run: Path, kind: str, step: int) -> dict[str, Any]:
+    """What the run noted in a checkpoint's description; nothing where that cannot be read."""
+    try:
+        return read_about(run / FOLDER / kind / str(step))["notes"]
+    except Exception:  # of many kinds; whoever needs the checkpoint says so
+        return {}
 
 
 def first_readable(
@@ -186,7 +320,8 @@ def first_readable(
         except CheckpointError:
             raise
         except Exception as error:  # Orbax raises many kinds on a damaged file.
-            damaged.append(f"checkpoint {folder} is damaged ({type(error).__name__})")
+            what = error if isinstance(error, DamageError) else type(error).__name__
+            damaged.append(f"checkpoint {folder} is damaged ({what})")
             continue
         for message in damaged:
             warnings.warn(message, stacklevel=3)
@@ -214,45 +349,83 @@ def saved_scale(run: Path) -> str:
         return "cpu"
 
 
-def _empty_like(trainer: Trainer) -> TrainState:
-    """A state of zeros, to tell Orbax the shapes."""
-    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), trainer.state_shapes)
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def _storable(tree: Any) -> Any:
-    """A copy on the host, with a placeholder for empty arrays: Orbax refuses to store those."""
-    return jax.tree.map(
-        lambda leaf: leaf if leaf.size else np.zeros(1, leaf.dtype), jax.device_get(tree)
-    )
+    """A tree with a placeholder for empty arrays: Orbax refuses to store those."""
+    return jax.tree.map(lambda leaf: leaf if leaf.size else np.zeros(1, leaf.dtype), tree)
 
 
-def _read(folder: Path, shape: Any) -> Any:
-    like = _storable(shape)
-    with ocp.StandardCheckpointer() as reader:
-        stored = reader.restore(folder.absolute(), like)
-    # Orbax does not compare sizes.
-    if jax.tree.map(np.shape, stored) != jax.tree.map(np.shape, like):
+def _read(folder: Path, name: str, about: dict[str, Any], shape: Any) -> Any:
+    """A part of a checkpoint as NumPy arrays.
+
+    Args:
+      folder: of the checkpoint.
+      name: `policy` or `state`.
+      about: of `read_about`.
+      shape: a tree of shapes; nothing of other sizes is allocated.
+
+    Raises:
+      CheckpointError: when its sizes are others, or no machine's.
+      Exception: one of many, when it is damaged.
+    """
+    needed, there = tree_bytes(shape), host_memory()
+    if there is not None and needed > there:
         raise CheckpointError(
-            f"checkpoint = {folder.parent} is not allowed: its sizes are those of another version "
-            "of jaxqmix"
+            f"checkpoint = {folder} is not allowed: its config asks for {megabytes(needed)}, and "
+            f"the machine has {megabytes(there)}"
         )
-    return jax.tree.map(lambda leaf, like: leaf if like.size else like, stored, shape)
+    # Asked first, for TensorStore fills the screen when it meets a damaged file.
+    if file_checksums(folder / name) != about["files"][name]:
+        raise DamageError(f"files of {name} are not what was written")
+    expected = [leaf.shape if leaf.size else (1,) for leaf in jax.tree.leaves(shape)]
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False)
+    with _ORBAX, ocp.Checkpointer(handler) as orbax:
+        place = (folder / name).absolute()
+        found = handler.metadata(place).tree
+        sizes = [each.shape for each in jax.tree.leaves(found)]
+        if sorted(sizes) != sorted(expected):
+            raise CheckpointError(
+                f"checkpoint = {folder} is not allowed: its sizes are those of another version "
+                "of jaxqmix"
+            )
+        empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shape)
+        stored = orbax.restore(place, ocp.args.PyTreeRestore(_storable(empty)))
+    tree = jax.tree.map(
+        lambda leaf, like: np.asarray(leaf, like.dtype) if like.size else like, stored, empty
+    )
+    if leaf_checksums(tree) != about["leaves"][name]:
+        raise DamageError(f"arrays of {name} are not what was written")
+    if wrong := not_finite(tree.learner if name == "state" else tree):
+        raise DamageError(f"{wrong} is not finite")
+    return tree
 
 
 def read_about(folder: Path) -> dict[str, Any]:
     """What a checkpoint says of itself, with the defaults of settings that it does not know.
 
     Raises:
-      CheckpointError: when it has settings that are not known here.
+      CheckpointError: when it is of another version, for example has settings not known here.
       Exception: one of many, when it is damaged or not ours.
     """
-    about = json.loads((folder / "about" / "metadata").read_text())
+    path, version = folder / ABOUT, f"checkpoint = {folder} is not allowed: it is of another"
+    version += " version of jaxqmix: "
+    if (folder / "about" / "metadata").is_file() and not path.exists():
+        raise CheckpointError(f"{version}schema 1, and this one reads {SCHEMA}")
+    with path.open("rb") as file:
+        about = json.loads(file.read(LARGEST_ABOUT + 1))
+    if not isinstance(about, dict) or sealed(about)["checksum"] != about.get("checksum"):
+        raise DamageError("its description is not what was written")
+    if about["schema"] != SCHEMA:
+        raise CheckpointError(f"{version}schema {about['schema']}, and this one reads {SCHEMA}")
+    if str(about["step"]) != folder.name:
+        raise DamageError(f"its description says step {about['step']}")
     try:
         return about | {"config": to_dict(from_dict(about["config"]))}
     except ConfigError as error:
-        raise CheckpointError(
-            f"checkpoint = {folder} is not allowed: it is of another version of jaxqmix: {error}"
-        ) from None
+        raise CheckpointError(f"{version}{error}") from None
 
 
 FLOWN = ("episodes", "seed", "symmetric")
@@ -295,7 +468,7 @@ def find(path: Path) -> list[Path]:
     Raises:
       CheckpointError: when there is none.
     """
-    if (path / "about").is_dir():
+    if (path / ABOUT).is_file() or (path / "about").is_dir():
         return [path]
     if path.parent.name == FOLDER:
         path, kinds = path.parent.parent, (path.name,)
@@ -323,7 +496,7 @@ def load(path: Path) -> tuple[RunConfig, Parameters, int]:
         about = read_about(folder)
         config = from_dict(about["config"])
         # The policy's shape needs no city file, which may have moved.
-        shape = _empty_like(make_trainer(without_city(config))).learner.average
-        return config, _read(folder / "policy", shape), about["step"]
+        shape = make_trainer(without_city(config)).state_shapes.learner.average
+        return config, _read(folder, "policy", about, shape), about["step"]
 
     return first_readable(find(Path(path)), read, path)[1]

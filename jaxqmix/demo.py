@@ -197,7 +197,7 @@ def finished(folder: Path | None) -> bool:
 
 def saved(folder: Path) -> list[Path]:
     """A run's finished checkpoints."""
-    return [path.parent for path in folder.glob("checkpoints/*/*/about")]
+    return [path.parent for path in folder.glob("checkpoints/*/[0-9]*/about.json")]
 
 
 def trained() -> list[Path]:

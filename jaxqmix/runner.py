@@ -245,7 +245,7 @@ class Run:
         """Trains to the budget; returns the final evaluation, or None when asked to stop."""
         report = None
         # The background first, for it writes to the others; the boards last, for they may be slow.
-        with closing(self.metrics), closing(self.checkpoints), closing(self.background):
+        with closing(self.metrics), closing(self.background):
             if finished := self._loop(asked):
                 report = self.finish()
             else:

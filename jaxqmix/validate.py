@@ -100,7 +100,6 @@ class Parts:
         """Writes a checkpoint."""
         writer = checkpoints.Checkpoints(run, MISSION, begun=0)
         writer.save("latest", 1, state)
-        writer.close()
 
 
 def expect(condition: Any, reason: str) -> None:

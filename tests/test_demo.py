@@ -29,7 +29,8 @@ class Commands(list):
 
 def leave_run(folder, name, finished=True):
     """What training leaves in a folder, without the weights."""
-    (folder / "checkpoints" / "latest" / "7" / "about").mkdir(parents=True)
+    (folder / "checkpoints" / "latest" / "7").mkdir(parents=True)
+    (folder / "checkpoints" / "latest" / "7" / "about.json").touch()
     (folder / "config.json").write_text(json.dumps(to_dict(preset(name))))
     if finished:
         (folder / "evaluation.json").write_text("{}")

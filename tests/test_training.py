@@ -371,7 +371,7 @@ def test_a_damaged_latest_falls_back_with_a_warning(tmp_path):
     assert step == 7
     chex.assert_trees_all_equal(found, expected)
     assert (run / "checkpoints" / "damaged" / "latest-7").is_dir()
-    (run / "checkpoints" / "latest" / "7" / "about" / "metadata").write_text("[]")
+    (run / "checkpoints" / "latest" / "7" / "about.json").write_text("[]")
     with pytest.warns(UserWarning, match=r"7 is damaged"):
         jaxqmix.load_policy(run / "checkpoints" / "latest")
 
@@ -415,17 +415,14 @@ def test_damaged_checkpoints_make_way(kind, tmp_path):
     for step in (5, 3, 3):
         writer = checkpoints.Checkpoints(tmp_path, TINY, begun=step)
         writer.save(kind, step, state)
-        writer.close()
         assert checkpoints.steps_of(tmp_path, kind)[0] == step
         if step == 3:
             damage(tmp_path / "checkpoints" / kind / "3")
     writer = checkpoints.Checkpoints(tmp_path, TINY, begun=3)
     writer.save(kind, 3, state)
-    writer.close()
     written = (tmp_path / "checkpoints" / kind / "3").stat().st_mtime_ns
     writer = checkpoints.Checkpoints(tmp_path, TINY, begun=3)
     writer.save(kind, 3, state)
-    writer.close()
     assert (tmp_path / "checkpoints" / kind / "3").stat().st_mtime_ns == written
     moved = sorted(place.name for place in (tmp_path / "checkpoints" / "damaged").iterdir())
     assert moved == [f"{kind}-3", f"{kind}-3-2", f"{kind}-5"]
@@ -438,7 +435,6 @@ def test_a_save_that_was_declined_is_not_taken_for_one(tmp_path):
     writer.save("latest", 5, state)
     with pytest.raises(ConfigError, match=r"latest/3 is not allowed: .* holds a newer one"):
         writer.save("latest", 3, state)
-    writer.close()
 
 
 def test_one_line_tells_that_nothing_can_be_read(tmp_path):
@@ -559,10 +555,10 @@ def of_another_version_fixture(online_run, tmp_path):
     shutil.copytree(online_run[0], run)
 
     def change(function):
-        for file in (run / "checkpoints").glob("*/*/about/metadata"):
+        for file in (run / "checkpoints").glob("*/*/about.json"):
             about = json.loads(file.read_text())
             function(about["config"])
-            file.write_text(json.dumps(about))
+            file.write_text(json.dumps(checkpoints.sealed(about)))
 
     return run, change
 
