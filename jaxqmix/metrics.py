@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
+import re
 import struct
 import tempfile
+import time
+import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +19,10 @@ from jaxqmix.config import ConfigError, RunConfig, require, to_dict
 SETTINGS, LINES, FINAL = "config.json", "metrics.jsonl", "evaluation.json"
 """Files of a run: its settings, all reports, and the final evaluation with its coverage over
 time."""
+KINDS = ("training", "evaluation")
+"""Of reports; each has a table of its own."""
+MOST_STEPS, LONGEST_LINE = 10**15, 10**6
+"""Env steps and characters beyond which a line is none of ours."""
 COMPARED = ("coverage", "return", "collision_rate", "violation_rate", "t90", "mission_success")
 TUNED = ("preset", "env.drones", "learner.", "replay.", "training.")
 """Figures of the evaluations, and settings by the beginnings of their names, that TensorBoard sets
@@ -42,6 +50,7 @@ class MetricsWriter:
 
     One report is one JSON object with `kind` (`training` or `evaluation`), `env_steps`, and its
     figures. In the tables, the first report of a kind names the columns; None is an empty cell.
+    A figure that is not finite is written as null, for JSON knows no NaN, and warned of once.
     """
 
     def __init__(self, run: Path, boards: list[Board], env_steps: int = 0):
@@ -55,11 +64,14 @@ class MetricsWriter:
         """
         self._run, self._boards = run, boards
         self._columns: dict[str, list[str]] = {}
+        self._warned = False
         kept = [
             report
             for report in read(run)
             if report["env_steps"] <= env_steps and not report.get("final")
         ]
+        if env_steps and not kept:
+            warnings.warn(f"{run / LINES} holds no reports: earlier ones are lost", stacklevel=2)
         # Written beside the old files: whoever stops this loses nothing.
         with tempfile.TemporaryDirectory(prefix=".metrics-", dir=run) as folder:
             new = Path(folder)
@@ -71,18 +83,27 @@ class MetricsWriter:
 
     def _append(self, report: dict[str, Any], folder: Path) -> None:
         with (folder / LINES).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(report) + "\n")
+            file.write(json.dumps(report, allow_nan=False) + "\n")
         kind = report["kind"]
         columns = self._columns.setdefault(kind, cells(report))
         with (folder / f"{kind}.csv").open("a", newline="", encoding="utf-8") as file:
             # A run of an older version that resumes may report more than its table has room for.
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            writer = csv.writer(file)
             if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(report)
+                writer.writerow([harmless(name) for name in columns])
+            row = {name: report.get(name) for name in columns}
+            writer.writerow([value if is_cell(value) else None for value in row.values()])
 
     def write(self, report: dict[str, Any]) -> None:
         """Writes one report everywhere."""
+        report, lost = finite(report)
+        if lost and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{lost} is not finite at {report['env_steps']:,} env steps, and written as null; "
+                "lower learner.learning_rate, learner.reward_scale or the weights in domain.reward",
+                stacklevel=2,
+            )
         self._append(report, self._run)
         figures = {
             f"{report['kind']}/{name}": value
@@ -104,29 +125,43 @@ class MetricsWriter:
 
 
 class TensorBoard:
-    """Writes a run for `tensorboard --logdir runs`."""
+    """Writes a run for `tensorboard --logdir runs`.
+
+    Events are written where they happen: the threads of `SummaryWriter` print what goes wrong, on a
+    full disk for example, and may never end.
+    """
 
     def __init__(self, run: Path, config: RunConfig, env_steps: int = 0):
         """Opens the run's log; a resumed run hides what it had logged after `env_steps`."""
-        from tensorboardX import SummaryWriter
-        from tensorboardX.summary import hparams
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.summary import hparams, text
 
         log = run / "tensorboard"
-        purge = env_steps + 1 if log.exists() else None
-        self._writer = SummaryWriter(str(log), purge_step=purge)
+        resumed = log.exists()
+        log.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(log / "events"))
+        if resumed:
+            self._add(env_steps + 1, session_log=SessionLog(status=SessionLog.START))
         if env_steps == 0:
             compared = {f"evaluation/{name}": 0.0 for name in COMPARED}
             settings = flat_settings(config)
             tuned = {name: value for name, value in settings.items() if name.startswith(TUNED)}
-            # `SummaryWriter.add_hparams` would open a second log with a time for its name.
-            for summary in hparams(tuned, compared):
-                self._writer.file_writer.add_summary(summary)
-            self._writer.add_text("settings", as_table(settings))
+            for summary in (*hparams(tuned, compared), text("settings", as_table(settings))):
+                self._add(0, summary=summary)
+        self._writer.flush()
+
+    def _add(self, env_steps: int, **what: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(wall_time=time.time(), step=env_steps, **what))
 
     def figures(self, figures: dict[str, float], env_steps: int) -> None:
         """Adds scalars, grouped by the first part of their names."""
+        from tensorboardX.summary import scalar
+
         for name, value in figures.items():
-            self._writer.add_scalar(name, value, env_steps)
+            self._add(env_steps, summary=scalar(name, value))
         self._writer.flush()
 
     def replay(self, path: Path, env_steps: int) -> None:
@@ -139,7 +174,8 @@ class TensorBoard:
             width=width, height=height, colorspace=3, encoded_image_string=picture
         )
         value = Summary.Value(tag="evaluation/replay", image=image)
-        self._writer.file_writer.add_summary(Summary(value=[value]), env_steps)
+        self._add(env_steps, summary=Summary(value=[value]))
+        self._writer.flush()
 
     def close(self) -> None:
         """Flushes the log."""
@@ -209,6 +245,11 @@ def check_writable(setting: str, path: Path) -> None:
     require(fits and os.access(place, os.W_OK), setting, path, f"{place} is not open for writing")
 
 
+def is_cell(value: Any) -> bool:
+    """Whether a value is a number, or one that is missing."""
+    return value is None or isinstance(value, int | float)
+
+
 def numbers(report: dict[str, Any]) -> dict[str, float]:
     """The figures of a report that are single numbers."""
     return {name: value for name, value in report.items() if isinstance(value, int | float)}
@@ -216,7 +257,26 @@ def numbers(report: dict[str, Any]) -> dict[str, float]:
 
 def cells(report: dict[str, Any]) -> list[str]:
     """The names of what a report's row in a table holds: numbers, also where one is missing."""
-    return [name for name, value in report.items() if isinstance(value, int | float | None)]
+    return [name for name, value in report.items() if is_cell(value)]
+
+
+def harmless(name: str) -> str:
+    """A column's name that no spreadsheet takes for a formula."""
+    return name if re.match(r"\w", name) else f"'{name}"
+
+
+def finite(value: Any, name: str = "") -> tuple[Any, str]:
+    """A report with None for whatever is not finite, at any depth; and the first such name."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, name
+    if isinstance(value, dict):
+        parts = {key: finite(part, str(key)) for key, part in value.items()}
+        found = {key: part for key, (part, _) in parts.items()}
+        return found, next((lost for _, lost in parts.values() if lost), "")
+    if isinstance(value, list | tuple):
+        parts = [finite(part, name) for part in value]
+        return [part for part, _ in parts], next((lost for _, lost in parts if lost), "")
+    return value, ""
 
 
 def flat_settings(config: RunConfig) -> dict[str, bool | float | str]:
@@ -242,18 +302,40 @@ def as_table(settings: dict[str, Any]) -> str:
     return "\n".join(["| setting | value |", "|---|---|", *rows])
 
 
+def is_report(report: Any) -> bool:
+    """Whether something from a file looks like a report: a known kind, env steps, and figures."""
+    if not isinstance(report, dict) or report.get("kind") not in KINDS:
+        return False
+    steps = report.get("env_steps")
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps <= MOST_STEPS:
+        return False
+    # No whole number that no float holds.
+    return not any(isinstance(each, int) and abs(each) > MOST_STEPS for each in report.values())
+
+
 def read(run: Path) -> list[dict[str, Any]]:
-    """All reports of a run, oldest first, up to a line that a crash cut short or damaged."""
+    """All reports of a run, oldest first; lines that are none are passed over with a warning.
+
+    Figures that are not finite, as older versions wrote them, are None.
+    """
     path = run / LINES
     if not path.is_file():
         return []
-    reports = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            report = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if not isinstance(report, dict) or not {"kind", "env_steps"} <= report.keys():
-            break
-        reports.append(report)
+    reports, strange = [], 0
+    with path.open(encoding="utf-8", errors="replace") as file:
+        while line := file.readline(LONGEST_LINE):
+            try:
+                report = json.loads(line)
+                good = is_report(report)
+            except (ValueError, RecursionError):  # cut short by a crash, damaged, or a stranger's
+                good = False
+            if good:
+                reports.append(finite(report)[0])
+            else:
+                strange += bool(line.strip())
+    if strange:
+        warnings.warn(
+            f"{strange:,} lines of {path} are no reports; the other {len(reports):,} are kept",
+            stacklevel=2,
+        )
     return reports

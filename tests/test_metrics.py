@@ -3,7 +3,9 @@
 import csv
 import json
 import sys
+import threading
 import types
+import warnings
 
 import pytest
 from board_events import events
@@ -108,18 +110,103 @@ def test_a_resumed_run_drops_what_it_will_report_again(tmp_path):
         writer.write(report)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(training(1920))[:20])  # cut short by a crash
-    assert len(read(tmp_path)) == 4
-    MetricsWriter(tmp_path, [], env_steps=640)
+    with pytest.warns(UserWarning, match="1 lines"):
+        assert len(read(tmp_path)) == 4
+    with pytest.warns(UserWarning, match="1 lines"):
+        MetricsWriter(tmp_path, [], env_steps=640)
     assert read(tmp_path) == kept
 
 
-@pytest.mark.parametrize("end", [b'{"kind": "train', b"null\n", b"{}\n", b"\xff\xfe\n"])
-def test_reports_before_a_damaged_line_are_read(end, tmp_path):
-    writer = MetricsWriter(tmp_path, [])
-    writer.write(training(640))
-    with (tmp_path / "metrics.jsonl").open("ab") as file:
-        file.write(end)
-    assert read(tmp_path) == [training(640)]
+STRANGE = [
+    b'{"kind": "train',
+    b"null",
+    b"{}",
+    b"\xff\xfe",
+    b"3",
+    b"[" * 10**5,
+    b'{"a":' * 10**4 + b"3" + b"}" * 10**4,
+    b'{"kind": ["training"], "env_steps": 5}',
+    b'{"kind": {}, "env_steps": 5}',
+    b'{"kind": "training"}',
+    b'{"kind": "training", "env_steps": "640"}',
+    b'{"kind": "training", "env_steps": null}',
+    b'{"kind": "training", "env_steps": NaN}',
+    b'{"kind": "training", "env_steps": true}',
+    b'{"kind": "training", "env_steps": -5}',
+    b'{"kind": "training", "env_steps": 1' + b"0" * 400 + b"}",
+    b'{"kind": "training", "env_steps": 5, "loss": 1' + b"0" * 400 + b"}",
+    b'{"kind": "../../escaped", "env_steps": 5}',
+    b'{"kind": "/any/path/abs", "env_steps": 5}',
+]
+"""Lines that a crash, a fault of the disk or a stranger may leave."""
+
+
+@pytest.mark.parametrize("line", STRANGE, ids=range(len(STRANGE)))
+def test_a_strange_line_costs_no_other(line, tmp_path):
+    """And names no file, when a run resumes."""
+    run = tmp_path / "run"
+    run.mkdir()
+    writer = MetricsWriter(run, [])
+    reports = [training(640), evaluation(1280)]
+    writer.write(reports[0])
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    writer.write(reports[1])
+    with pytest.warns(UserWarning, match=r"1 lines of .*metrics.jsonl are no reports; the other 2"):
+        assert read(run) == reports
+    with pytest.warns(UserWarning, match="no reports"):
+        MetricsWriter(run, [], env_steps=1280)
+    assert read(run) == reports
+    names = sorted(path.name for path in run.iterdir())
+    assert names == ["evaluation.csv", "metrics.jsonl", "training.csv"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_lost_reports_are_warned_of(tmp_path):
+    MetricsWriter(tmp_path, [])
+    with pytest.warns(UserWarning, match="holds no reports: earlier ones are lost"):
+        MetricsWriter(tmp_path, [], env_steps=640)
+
+
+def test_what_is_not_finite_is_null_and_warned_of_once(tmp_path):
+    board = TensorBoard(tmp_path, CONFIG)
+    writer = MetricsWriter(tmp_path, [board])
+    with pytest.warns(UserWarning, match=r"loss is not finite at 640 env steps.*null; lower"):
+        writer.write(training(640, loss=float("nan")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        writer.write(evaluation(1280) | {"return": float("inf"), "ci": [1.0, -float("inf")]})
+    writer.close()
+    lines = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in lines and "Infinity" not in lines
+    assert [report.get("loss", report.get("return")) for report in read(tmp_path)] == [None, None]
+    assert read(tmp_path)[1]["ci"] == [1.0, None]
+    assert "training/loss" not in values(tmp_path)
+    assert "nan" not in (tmp_path / "training.csv").read_text()
+
+
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", ""])
+def test_no_spreadsheet_finds_a_formula(tmp_path, name):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(training(640) | {name: 1.0}) + "\n")
+    writer = MetricsWriter(tmp_path, [], env_steps=640)
+    writer.write(training(1280) | {name: "=cmd()"})
+    with (tmp_path / "training.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["env_steps", "loss", "return", f"'{name}"]
+    assert [row[-1] for row in rows] == ["1.0", ""]
+
+
+def test_a_board_on_a_full_disk_says_so_where_it_is_told(tmp_path, monkeypatch):
+    """And not from a thread of its own, minutes later."""
+    board, threads = TensorBoard(tmp_path, CONFIG), threading.enumerate()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(board._writer._py_recordio_writer, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        board.figures({"training/loss": 1.0}, 640)
+    assert threading.enumerate() == threads == [threading.main_thread()]
 
 
 def test_a_stop_while_a_run_resumes_loses_no_report(tmp_path, monkeypatch):
