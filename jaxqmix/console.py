@@ -24,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from jaxqmix.comparison import best_planner, criteria, planner_reports, verdict
 from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig, RunConfig, from_dict
@@ -349,12 +350,15 @@ def show_runs(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> No
 
     def add(name: str, report: dict[str, Any] | None) -> None:
         report = report or {}
-        cells = {n: form.format(report[n]) if n in report else "-" for n, form in forms.items()}
-        if "t90_ci95" in report:
+        cells = {
+            name: "-" if report.get(name) is None else form.format(report[name])
+            for name, form in forms.items()
+        }
+        if report.get("t90_ci95"):
             low, high = report["t90_ci95"]
             cells["t90"] += f" ± {(high - low) / 2:.1f}"
         passed = bool(report) and all(report["success"].values())
-        table.add_row(escape(name), *cells.values(), "met" if passed else "not met")
+        table.add_row(Text(name), *cells.values(), "met" if passed else "not met")
 
     for label, same in groups(runs).items():
         for run in same:

@@ -3,14 +3,17 @@
 import dataclasses
 import json
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxqmix.config import ConfigError, to_dict
+from jaxqmix.console import show_runs
 from jaxqmix.presets import preset
 from jaxqmix.render.curves import (
+    CURVES,
     PANELS,
     band,
     curve,
@@ -129,14 +132,114 @@ def test_folders_without_a_run_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="holds no metrics"):
         load_runs([tmp_path])
     folder = write_run(tmp_path / "a")
-    (folder / "evaluation.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"run = .*a is not allowed"):
+    (folder / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"run = .*config.json is not allowed: No such file"):
         load_runs([folder])
-    for index, settings in enumerate(("[]", "null", '{"learner": {"dropout": 0.1}}')):
-        folder = write_run(tmp_path / str(index))
-        (folder / "config.json").write_text(settings)
-        with pytest.raises(ConfigError, match=rf"run = .*{index} is not allowed"):
-            load_runs([folder])
+
+
+DEEP = "[" * 10**5
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", r"config = \[\] is not allowed: must be a mapping"),
+        ("null", "config = None is not allowed: must be a mapping"),
+        ("3", "config = 3 is not allowed: must be a mapping"),
+        ("{", "config.json is not allowed: it is damaged"),
+        ("\xff", "config.json is not allowed: it is damaged"),
+        (DEEP, "config.json is not allowed: it is damaged"),
+        ('{"learner": {"dropout": 0.1}}', "learner.dropout = 0.1 is not allowed: known settings"),
+        ('{"env": 3}', "env = 3 is not allowed: must be a mapping"),
+    ],
+    ids=range(8),
+)
+def test_settings_that_cannot_be_read_get_one_line(tmp_path, text, words):
+    folder = write_run(tmp_path / "a")
+    (folder / "config.json").write_bytes(text.encode("latin1"))
+    with pytest.raises(ConfigError, match=rf"run = .*a is not allowed: .*{words}") as refusal:
+        load_runs([folder])
+    assert "\n" not in str(refusal.value)
+
+
+GOOD = {"kind": "evaluation", "env_steps": 5, "success": {}}
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        *("[1]", '"abc"', "null3", "{}", "{", DEEP, "\xff"),
+        json.dumps(GOOD),
+        json.dumps(GOOD | {"coverage_over_time": "abc"}),
+        json.dumps(GOOD | {"coverage_over_time": {"mean": [1.0] * 101, "p10": [1.0] * 101}}),
+        json.dumps(GOOD | {"coverage_over_time": {name: [0.5] for name in CURVES}}),
+        json.dumps(GOOD | {"coverage_over_time": {name: ["x"] * 101 for name in CURVES}}),
+    ],
+    ids=range(12),
+)
+def test_a_final_evaluation_that_cannot_be_drawn_gets_one_line(tmp_path, final):
+    folder = write_run(tmp_path / "a")
+    (folder / "evaluation.json").write_bytes(final.encode("latin1"))
+    with pytest.raises(ConfigError, match=r"file = .*evaluation.json is not allowed: it is") as one:
+        load_runs([folder])
+    assert "\n" not in str(one.value)
+
+
+def test_figures_that_cannot_be_drawn_are_left_out(tmp_path):
+    """And the run is drawn."""
+    folder = write_run(tmp_path / "a")
+    with (folder / "metrics.jsonl").open("a") as file:
+        for row in ({"loss": "abc"}, {"loss": [1]}, {"loss": True}, {"coverage": None}):
+            file.write(json.dumps({"kind": "training", "env_steps": 5000} | row) + "\n")
+        file.write(json.dumps(GOOD | {"coverage": "x"}) + "\n")
+        file.write(json.dumps({"kind": "evaluation", "env_steps": 5}) + "\n")
+    [run] = load_runs([folder])
+    assert curve(run.reports, "training", "loss")[0].tolist() == [1000, 2000, 3000, 4000]
+    plot_runs([run], tmp_path / "a.png")
+
+
+NAMES = ("cost$5_vs_$6", "_baseline", r"_lead$\frac", "$x$", "a[b]:bug:", "\u0085line", "$")
+
+
+def test_names_are_drawn_as_they_are(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    runs = [
+        dataclasses.replace(run, name=name)
+        for name, run in zip(
+            NAMES,
+            load_runs(
+                [
+                    write_run(tmp_path / str(i), mixer="vdn", height=0.5 + i / 20)
+                    for i in range(len(NAMES))
+                ]
+            ),
+            strict=True,
+        )
+    ]
+    runs = [
+        dataclasses.replace(run, settings=run.settings | {"preset": str(i)})
+        for i, run in enumerate(runs)
+    ]
+    figures = []
+    savefig = Figure.savefig
+
+    def keep(figure, *given, **named):
+        figures.append(figure)
+        savefig(figure, *given, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", keep)
+        patch.setitem(matplotlib.rcParams, "text.usetex", True)
+        plot_runs(
+            runs, tmp_path / "names.png", {"_planner$": {"coverage_over_time": {"mean": [0.1]}}}
+        )
+        assert matplotlib.rcParams["text.usetex"]
+    [figure] = figures
+    shown = [text.get_text().strip() for text in figure.legends[0].get_texts()]
+    assert shown == [name.replace("\u0085", "\ufffd") for name in NAMES]
+    show_runs(runs, {})
+    table = capsys.readouterr().out
+    assert all(name in table for name in NAMES if name.isprintable())
 
 
 def test_settings_that_a_run_does_not_know_have_their_defaults(tmp_path):

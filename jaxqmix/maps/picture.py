@@ -36,7 +36,14 @@ def draw_city(city: CityMap, out: Path, title: str = "") -> None:
                   color=ZONE, clip_on=True)  # fmt: skip
     axes.set_xlim(0, width)
     axes.set_ylim(length, 0)
-    axes.set_title(title or city.source or "city", loc="left", fontsize=11, weight="bold", pad=18)
+    axes.set_title(
+        title or city.source or "city",
+        loc="left",
+        fontsize=11,
+        weight="bold",
+        pad=18,
+        parse_math=False,
+    )
     axes.text(0, 1.02, describe_size(city), transform=axes.transAxes, fontsize=8.5)
     axes.set_xlabel("x, to the east (m)", fontsize=9)
     axes.set_ylabel("y, to the south (m)", fontsize=9)

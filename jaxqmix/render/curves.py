@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxqmix.config import ConfigError, from_dict, to_dict
-from jaxqmix.metrics import FINAL, SETTINGS, read
-from jaxqmix.render.scene import HUES
+from jaxqmix.config import ConfigError, from_dict, shown, to_dict
+from jaxqmix.metrics import FINAL, SETTINGS, is_report, read
+from jaxqmix.render.scene import HUES, in_our_style
 
 PANELS = (
     ("coverage", "coverage", "min_coverage"),
@@ -30,6 +30,8 @@ KEY = (
     "thin: training (explores, and its episodes end at {training:.0%} coverage)   "
     "dots: evaluations (end at {mission:.0%})   star: final evaluation"
 )
+CURVES = ("mean", "p10", "p90")
+"""What coverage over time is kept of."""
 LINES = ("--", "-.", ":", (0, (1, 3)))
 """Styles of the lines of scripted planners."""
 
@@ -64,21 +66,57 @@ def load_runs(folders: Sequence[Path]) -> list[Record]:
     records = []
     unique = {folder.resolve(): folder for folder in folders}
     for name, folder in zip(short_names(list(unique)), unique.values(), strict=True):
-        reports, final = read(folder), folder / FINAL
+        reports = read(folder)
         if not reports:
-            raise ConfigError(f"run = {folder} is not allowed: it holds no metrics")
+            raise ConfigError(f"run = {shown(folder)} is not allowed: it holds no metrics")
         try:
-            records.append(
-                Record(
-                    name,
-                    to_dict(from_dict(json.loads((folder / SETTINGS).read_text("utf-8")))),
-                    reports,
-                    json.loads(final.read_text(encoding="utf-8")) if final.exists() else None,
-                )
-            )
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise ConfigError(f"run = {folder} is not allowed: {error}") from None
+            settings = to_dict(from_dict(read_json(folder / SETTINGS)))
+        except ConfigError as error:
+            raise ConfigError(f"run = {shown(folder)} is not allowed: {error}") from None
+        path = folder / FINAL
+        final = read_json(path) if path.exists() else None
+        steps = settings["env"]["horizon"]
+        if final is not None and not (is_evaluation(final) and has_curves(final, steps)):
+            raise ConfigError(f"file = {shown(path)} is not allowed: it is no final evaluation")
+        good = [each for each in reports if each["kind"] != "evaluation" or is_evaluation(each)]
+        records.append(Record(name, settings, good, final))
     return records
+
+
+def read_json(path: Path) -> Any:
+    """What a file of a run holds; raises `ConfigError` when that cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = error.strerror
+    except (ValueError, RecursionError):
+        reason = "it is damaged: it holds no JSON"
+    raise ConfigError(f"file = {shown(path)} is not allowed: {reason}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value from a file can be drawn."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def is_evaluation(report: Any) -> bool:
+    """Whether something from a file holds what tables and curves show of an evaluation."""
+    return (
+        is_report(report)
+        and report["kind"] == "evaluation"
+        and isinstance(report.get("success"), dict)
+        and all(report.get(name) is None or is_number(report[name]) for name, *_ in PANELS)
+    )
+
+
+def has_curves(final: dict[str, Any], horizon: int) -> bool:
+    """Whether a final evaluation holds its coverage over time: rows of a number for each step."""
+    curves = final.get("coverage_over_time")
+    rows = [curves.get(name) for name in CURVES] if isinstance(curves, dict) else [None]
+    return all(
+        isinstance(row, list) and len(row) == horizon + 1 and all(map(is_number, row))
+        for row in rows
+    )
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
@@ -109,6 +147,7 @@ def groups(runs: Sequence[Record]) -> dict[str, list[Record]]:
     }
 
 
+@in_our_style
 def plot_runs(
     runs: Sequence[Record], out: Path, planners: dict[str, dict[str, Any]] | None = None
 ) -> None:
@@ -136,7 +175,7 @@ def plot_runs(
         if flown:
             draw_coverage(panels["over time"], same, label, colour)
         # Only for the legend.
-        panels["coverage"].plot([], [], color=colour, label=label)
+        panels["coverage"].plot([], [], color=colour, label=label_of(label))
     best = min(planners.values(), key=lambda report: report.get("t90", np.inf), default={})
     criteria = runs[0].settings["evaluation"]
     for name, title, criterion in PANELS:
@@ -149,16 +188,16 @@ def plot_runs(
         draw_planners(panels["over time"], planners)
         title, along = "coverage over time, final evaluation", "env step of an episode"
         finish_panel(panels["over time"], "over time", title, along, criteria["min_coverage"])
-        panels["over time"].legend(loc="best", frameon=False)
+        legend(panels["over time"], loc="best")
     targets = {part: runs[0].settings[place]["coverage_target"]
                for part, place in (("training", "training"), ("mission", "env"))}  # fmt: skip
-    figure.suptitle(headline(runs), fontweight="bold")
-    figure.legend(
+    figure.suptitle(headline(runs), fontweight="bold", parse_math=False)
+    legend(
+        figure,
         *panels["coverage"].get_legend_handles_labels(),
         title=KEY.format(**{part: min(target, 1.0) for part, target in targets.items()}),
         loc="outside lower center",
         ncols=4,
-        frameon=False,
     )
     figure.savefig(out, dpi=110)
 
@@ -170,10 +209,23 @@ def headline(runs: Sequence[Record]) -> str:
     report, run = runs[0].evaluation, runs[0]
     met = all(report["success"].values())
     words = f"{run.name}: criteria {'met' if met else 'not met'}"
-    words += f", sees 90 % in {report['t90']:.1f} env steps"
-    if "mission_success" in report:
+    if is_number(report.get("t90")):
+        words += f", sees 90 % in {report['t90']:.1f} env steps"
+    if is_number(report.get("mission_success")):
         words += f", {report['mission_success']:.0%} of missions completed"
     return words + ("" if run.final else " (so far)")
+
+
+def legend(place: Any, *entries: Any, **options: Any) -> None:
+    """Adds a legend that shows names as they are: Matplotlib reads mathematics between `$`."""
+    for text in place.legend(*entries, frameon=False, **options).get_texts():
+        text.set_parse_math(False)
+
+
+def label_of(name: str) -> str:
+    """A name as a legend shows it: Matplotlib hides those that begin with `_`."""
+    name = "".join(each if each.isprintable() else "\ufffd" for each in name)
+    return f" {name}" if name.startswith("_") else name
 
 
 def finish_panel(axes: Any, name: str, title: str, along: str, criterion: float | None) -> None:
@@ -221,7 +273,7 @@ def draw_coverage(axes: Any, runs: Sequence[Record], label: str, colour: str) ->
     if len(curves) > 1:
         low, high, what = means.min(axis=0), means.max(axis=0), "all seeds"
     steps = np.arange(means.shape[1])
-    axes.plot(steps, means.mean(axis=0), color=colour, linewidth=2, label=label)
+    axes.plot(steps, means.mean(axis=0), color=colour, linewidth=2, label=label_of(label))
     axes.fill_between(steps, low, high, color=colour, alpha=0.2, label=what)
 
 
@@ -229,7 +281,7 @@ def draw_planners(axes: Any, planners: dict[str, dict[str, Any]]) -> None:
     """Draws the mean coverage over time of scripted planners."""
     for (name, report), style in zip(planners.items(), LINES * len(planners), strict=False):
         mean = report["coverage_over_time"]["mean"]
-        axes.plot(mean, color="#333333", linewidth=1.4, linestyle=style, label=name)
+        axes.plot(mean, color="#333333", linewidth=1.4, linestyle=style, label=label_of(name))
 
 
 def curve(reports: Sequence[dict[str, Any]], kind: str, name: str) -> np.ndarray:
@@ -240,7 +292,7 @@ def curve(reports: Sequence[dict[str, Any]], kind: str, name: str) -> np.ndarray
     rows = [
         (report["env_steps"], report[name])
         for report in reports
-        if report["kind"] == kind and report.get(name) is not None and not report.get("final")
+        if report["kind"] == kind and is_number(report.get(name)) and not report.get("final")
     ]
     return np.array(rows, float).reshape(-1, 2).T
 

@@ -66,6 +66,7 @@ def meaning(group: str) -> str:
     return MEANINGS.get(group) or MEANINGS[group.rsplit("_", 1)[0]]
 
 
+@scene.in_our_style
 def draw_observation(vector: Any, config: EnvConfig) -> Figure:
     """Draws one drone's observation: its numbers as bars, its surroundings as maps.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,6 +28,21 @@ TALLEST = 250.0
 
 CALM = 0.05
 """Wind below this many m/s is not drawn."""
+
+
+def in_our_style(draw: Callable) -> Callable:
+    """Draws with Matplotlib's defaults: a user's settings, such as LaTeX for all text, are not
+    for pictures that are laid out here."""
+
+    @functools.wraps(draw)
+    def drawn(*given: Any, **named: Any) -> Any:
+        import matplotlib
+
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            return draw(*given, **named)
+
+    return drawn
 
 
 def rgb(colour: str) -> np.ndarray:

@@ -24,6 +24,7 @@ MARKS = {
 """Marker and colour of each field of `Events` that is marked on the map."""
 
 
+@scene.in_our_style
 def write_still(episodes: list[Episode], titles: list[str], out: Path, cell_size: float) -> None:
     """Draws one or two trimmed episodes side by side into a PNG; cell_size in metres."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -144,7 +145,7 @@ def draw_caption(axes: Axes, episode: Episode, title: str) -> None:
 
     length = int(episode.length)
     caption = f"{scene.figures(episode).caption(length)} · {length} steps"
-    axes.set_title(title or " ", loc="left", fontsize=12, weight="bold", pad=21)
+    axes.set_title(title or " ", loc="left", fontsize=12, weight="bold", pad=21, parse_math=False)
     axes.text(0, 1.0, caption + "\n", transform=axes.transAxes, fontsize=8.5, color="#444444")
     # Points to the right of and above the corner of the map.
     corner = Affine2D().scale(1 / 72) + axes.figure.dpi_scale_trans
