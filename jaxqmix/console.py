@@ -30,7 +30,7 @@ from jaxqmix.comparison import best_planner, criteria, planner_reports, verdict
 from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig, RunConfig, from_dict
 from jaxqmix.evaluation import summarise
 from jaxqmix.metrics import flat_settings
-from jaxqmix.render.curves import Record, groups
+from jaxqmix.render.curves import Record, groups, has_numbers, is_number
 from jaxqmix.runner import Listener, Report
 from jaxqmix.training import REPORTS
 from jaxqmix.types import Episode
@@ -351,11 +351,12 @@ def show_runs(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> No
     def add(name: str, report: dict[str, Any] | None) -> None:
         report = report or {}
         cells = {
-            name: "-" if report.get(name) is None else form.format(report[name])
+            name: form.format(report[name]) if is_number(report.get(name)) else "-"
             for name, form in forms.items()
         }
-        if report.get("t90_ci95"):
-            low, high = report["t90_ci95"]
+        ends = report.get("t90_ci95")
+        if isinstance(ends, list | tuple) and len(ends) == 2 and all(map(is_number, ends)):
+            low, high = ends
             cells["t90"] += f" ± {(high - low) / 2:.1f}"
         passed = bool(report) and all(report["success"].values())
         table.add_row(Text(name), *cells.values(), "met" if passed else "not met")
@@ -363,7 +364,8 @@ def show_runs(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> No
     for label, same in groups(runs).items():
         for run in same:
             add(run.name + ("" if run.final else " *"), run.evaluation)
-        if len(same) > 1 and all(run.final for run in same):
+        whole = [run for run in same if run.final and has_numbers(run.final, columns)]
+        if len(same) > 1 and len(whole) == len(same):
             values = {metric: [run.final[metric] for run in same] for metric in columns}
             successes = {str(i): all(run.final["success"].values()) for i, run in enumerate(same)}
             add(f"mean of {label}", summarise(values, columns) | {"success": successes})
@@ -384,7 +386,7 @@ def notes(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> list[s
         world = name.startswith(("env.", "domain.")) or name in ("evaluation.seed", COMMON)
         if world and any(other != value for other in values):
             found.append(f"runs differ in {name}: {', '.join(map(str, dict.fromkeys(values)))}")
-    counts = {run.evaluation["episodes"] for run in runs if run.evaluation}
+    counts = {run.evaluation.get("episodes") for run in runs if run.evaluation} - {None}
     counts |= {report["episodes"] for report in planners.values()}
     if len(counts) > 1:
         found.append(f"rows are of different cities: {', '.join(map(str, sorted(counts)))} of them")

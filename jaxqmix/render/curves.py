@@ -99,6 +99,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
+def has_numbers(report: dict[str, Any], names: Sequence[str]) -> bool:
+    """Whether a report from a file holds numbers under all of these names."""
+    return all(is_number(report.get(name)) for name in names)
+
+
 def is_evaluation(report: Any) -> bool:
     """Whether something from a file holds what tables and curves show of an evaluation."""
     return (
