@@ -550,6 +550,8 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "render": ("RUN --out FILE   draw an episode: .png, .gif, .mp4 or .html", render_command),
     "plot": ("RUN [RUN ...] --out FILE   draw training curves", plot_command),
     "city": ("FILE --out CITY.npz   make a city to fly over of a map", later("city")),
+    "export": ("RUN --out FILE   a policy for machines without JAX: .onnx, .npz", later("export")),
+    "fly": ("RUN --city FILE   one flight for ground stations and maps", later("fly")),
     "demo": ("[CHOICE] [--city FILE]   a menu: train, watch, the 20-drone test", demo_command),
     "validate": ("check that everything works on this machine", validate_command),
 }

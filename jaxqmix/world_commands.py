@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from jaxqmix.cli import check_file, optional, parse, single, write
-from jaxqmix.config import ConfigError
+from jaxqmix.cli import (
+    PLACE,
+    PLANNERS,
+    Planner,
+    check_file,
+    find_flyer,
+    optional,
+    parse,
+    single,
+    write,
+)
+from jaxqmix.config import ConfigError, require
+from jaxqmix.metrics import check_writable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,3 +88,83 @@ def describe(reading) -> list[str]:
             f"no-fly zone at x {x:.0f}, y {y:.0f} m: radius {radius:.0f}, below {ceiling:.0f} m"
         )
     return [*lines, *(f"note: {note}" for note in reading.notes)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a trained policy for machines without JAX.
+
+    It takes what one drone observes and gives its action; the file names every number.
+    """
+
+    out: Path
+    """The file: .onnx, .npz (NumPy) or .stablehlo, which JAX of the same age or newer reads."""
+    format: Annotated[
+        Literal["onnx", "npz", "stablehlo"] | None,
+        optional("{onnx,npz,stablehlo}", "by the ending of --out"),
+    ] = None
+    """Which of them."""
+    one_view: bool = False
+    """See the world from one side instead of all: an eighth of the work, and slower flights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fly:
+    """Fly once, and write what each drone flew for a ground station or a map.
+
+    A policy reacts in flight, and these files do not: each is one flight of the simulator.
+    """
+
+    out: Annotated[Path | None, optional("FOLDER", "flights")] = None
+    """The folder to write into, one file for each drone."""
+    format: Literal["plan", "waypoints", "kml", "geojson", "csv"] = "plan"
+    """plan: QGroundControl, with a fence; waypoints: MAVLink's text, QGC WPL 110; kml: a track in
+    time; geojson; csv."""
+    city: Annotated[Path | None, optional(PLACE, "as trained")] = None
+    """Fly over this city file instead."""
+    origin: Annotated[tuple[float, float] | None, optional("LAT LON", "the city's")] = None
+    """Latitude and longitude of the city's north-western corner."""
+    drones: Annotated[int | None, optional("INT", "as trained")] = None
+    """Fly with so many drones instead."""
+    seed: int = 0
+    """Which starts, wind and weather."""
+    planner: Annotated[Planner | None, optional(PLANNERS, "the trained policy")] = None
+    """Fly a scripted planner instead of the trained policy."""
+
+
+def export_command(arguments: list[str]) -> int:
+    """`jaxqmix export RUN --out FILE`."""
+    given, names = parse(Export, arguments, "jaxqmix export RUN")
+    name = single(names, "run")
+    if name is None:
+        raise ConfigError("run is missing: give a run's folder or a checkpoint")
+    check_file("out", given.out)
+    from jaxqmix.export.policy import export_policy
+
+    views = False if given.one_view else None
+    difference = export_policy(name, given.out, given.format, views)
+    print(f"wrote {given.out}")
+    print(f"its values are JAX's but for {difference:.0e} of the largest, on random observations")
+    return 0
+
+
+def fly_command(arguments: list[str]) -> int:
+    """`jaxqmix fly RUN --city CITY.npz`."""
+    given, names = parse(Fly, arguments, "jaxqmix fly RUN", Fly())
+    out = given.out or Path("flights")
+    require(not out.is_file(), "out", out, "it is a file, and must be a folder")
+    check_writable("out", out)
+    flyer = find_flyer(single(names, "run"), given.planner, given.drones, given.city)
+    from jaxqmix import api
+    from jaxqmix.export.flights import export_flights, require_origin
+
+    require_origin(flyer.config.env, given.format, given.origin)
+    episode = api.record(flyer, given.seed)
+    files = export_flights(episode, flyer.config.env, out, given.format, given.origin)
+    length = int(episode.length)
+    print(
+        f"flown: {length} steps, {length * flyer.config.env.step_seconds:.0f} s, "
+        f"coverage {float(episode.coverage[-1]):.1%}"
+    )
+    print(f"wrote {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))
+    return 0

@@ -17,10 +17,10 @@ LAYERS = {
     3: ("rollout",),
     4: ("learner",),
     5: ("training", "evaluation"),
-    6: ("background", "checkpoints", "locking", "metrics", "render"),
+    6: ("background", "checkpoints", "locking", "metrics", "render", "export"),
     7: (
         *("cli", "demo", "validate", "api", "runner", "console", "comparison", "federated"),
-        *("arguments", "world_commands"),
+        *("arguments", "world_commands", "adapters"),
     ),
     8: ("__main__", ""),
 }

@@ -1,0 +1,1 @@
+"""The world in the shape of other libraries' environments."""
