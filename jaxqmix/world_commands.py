@@ -159,7 +159,7 @@ def fly_command(arguments: list[str]) -> int:
     from jaxqmix.export.flights import export_flights, require_origin
 
     require_origin(flyer.config.env, given.format, given.origin)
-    episode = api.record(flyer, given.seed)
+    episode = api.record(flyer, seed=given.seed)
     files = export_flights(episode, flyer.config.env, out, given.format, given.origin)
     length = int(episode.length)
     print(
