@@ -37,6 +37,7 @@ from jaxqmix.config import (
     RunConfig,
     from_dict,
     require,
+    shown,
 )
 from jaxqmix.metrics import check_writable
 from jaxqmix.presets import PRESETS, preset
@@ -308,11 +309,25 @@ def find_scale(arguments: Sequence[str], run: Path) -> str:
 
 def prepare_jax() -> None:
     """Sets JAX up for a command: compiled programs are kept, and every core is used."""
+    import jax
+
     from jaxqmix.compilation import enable_cache
     from jaxqmix.distributed import use_all_cores
 
+    # A command is the same run whatever the user chose for other programs.
+    jax.config.update("jax_enable_x64", False)
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
     enable_cache()
     use_all_cores()
+    try:
+        jax.devices()
+    except Exception as error:  # of many kinds, with pages of text
+        chosen = os.environ.get("JAX_PLATFORMS", "")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"JAX_PLATFORMS = {shown(chosen)} is not allowed: {shown(reason)}; unset it, or for a "
+            'GPU: pip install "jaxqmix[cuda]"'
+        ) from None
 
 
 def over_city(base: RunConfig, arguments: Sequence[str]) -> RunConfig:
@@ -590,15 +605,28 @@ def run(arguments: list[str]) -> int:
     return COMMANDS[arguments[0]][1](arguments[1:])
 
 
+def expand_home(word: str) -> str:
+    """An argument with the user's home for `~`, which shells leave alone in --out=~/runs."""
+    found = re.fullmatch(r"(--[\w.-]+=)?(~(?:/.*)?)", word)
+    return (found[1] or "") + os.path.expanduser(found[2]) if found else word
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exits with 2 and one line on bad input."""
     # XLA prints a page of harmless machine features when it loads a cached program.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Figures go to files: a backend chosen for other programs may not even be there.
+    os.environ["MPLBACKEND"] = "agg"
+    # Names of folders need not be text in the terminal's encoding.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     # Orbax tells at length how long it waits for a save.
     logging.getLogger("absl").setLevel(logging.ERROR)
     warnings.showwarning = lambda message, *_: print(f"jaxqmix: {message}", file=sys.stderr)
     try:
-        sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        sys.exit(run([expand_home(word) for word in given]))
     except NotFiniteError as error:
         print(f"jaxqmix: {error}", file=sys.stderr)
         sys.exit(1)
@@ -609,8 +637,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader, `head` perhaps, has seen enough; Python would complain again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except OSError as error:
-        print(f"jaxqmix: {error}", file=sys.stderr)
+    except (OSError, MemoryError) as error:
+        print(f"jaxqmix: {shown(error) or 'out of memory'}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\njaxqmix: stopped", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from jaxqmix.config import ConfigError
 
 # The first would drop the barriers. The second makes one kernel of a small loop, and the process
 # aborts there on a barrier of several arrays (jax 0.12); without it nothing was slower.
@@ -89,17 +92,55 @@ def _cache_hits() -> list[str]:
     return hits
 
 
+def require_float32() -> None:
+    """Raises `ConfigError` under `jax_enable_x64`: results would be others, and half as fast."""
+    if jax.config.jax_enable_x64:
+        raise ConfigError(
+            "jax_enable_x64 = True is not allowed: jaxqmix computes in float32; say "
+            'jax.config.update("jax_enable_x64", False) first'
+        )
+
+
+def is_running() -> bool:
+    """Whether JAX has looked at its devices, and started its threads."""
+    count = jax.config.jax_num_cpu_devices
+    try:
+        jax.config.update("jax_num_cpu_devices", max(count, 0) + 1)
+    except RuntimeError:
+        return True
+    jax.config.update("jax_num_cpu_devices", count)
+    return False
+
+
+_forked: list[bool] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _forked.append(is_running()))
+
+
+def require_no_fork() -> None:
+    """Raises `ConfigError` in a process that was forked off one where JAX ran: it would hang."""
+    if any(_forked):
+        raise ConfigError(
+            "process = fork is not allowed: JAX does not survive a fork; use "
+            'multiprocessing.get_context("spawn")'
+        )
+
+
 def cache_folder() -> Path:
     """The user's cache folder for compiled programs, by the platform's custom."""
-    if "JAXQMIX_CACHE" in os.environ:
-        return Path(os.environ["JAXQMIX_CACHE"])
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "jaxqmix"
+    if chosen := os.environ.get("JAXQMIX_CACHE"):
+        return Path(chosen)
+    variable, below_home = {
+        "win32": ("LOCALAPPDATA", "AppData/Local"),
+        "darwin": (None, "Library/Caches"),
+    }.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
+    if base := variable and os.environ.get(variable):
+        return Path(base) / "jaxqmix"
+    try:
+        return Path.home() / below_home / "jaxqmix"
+    except RuntimeError:  # A user without a home, as in containers.
+        user = os.getuid() if hasattr(os, "getuid") else "user"
+        return Path(tempfile.gettempdir()) / f"jaxqmix-{user}"
 
 
 def enable_cache() -> None:

@@ -65,7 +65,7 @@ class MetricsWriter:
         self._run, self._boards = run, boards
         self._columns: dict[str, list[str]] = {}
         self._warned = False
-        kept = [
+        self.kept = kept = [
             report
             for report in read(run)
             if report["env_steps"] <= env_steps and not report.get("final")
@@ -232,6 +232,22 @@ def import_wandb(project: str) -> Any:
     if not hasattr(wandb, "init"):
         raise ConfigError(f'wandb = {project} needs Weights & Biases: pip install "jaxqmix[wandb]"')
     return wandb
+
+
+def local_path(setting: str, path: str | Path) -> Path:
+    """An absolute path in this machine's file system, with `~` for the user's home.
+
+    Raises:
+      ConfigError: on an address such as gs://bucket/run, or a home that nobody knows.
+    """
+    elsewhere = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path))
+    require(
+        not elsewhere, setting, path, "must be in this machine's file system, not at an address"
+    )
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise ConfigError(f"{setting} = {path} is not allowed: no home folder is known") from None
 
 
 def check_writable(setting: str, path: Path) -> None:

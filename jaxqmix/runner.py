@@ -7,6 +7,7 @@ import json
 import math
 import signal
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,7 +21,7 @@ import numpy as np
 
 from jaxqmix import checkpoints
 from jaxqmix.background import Background
-from jaxqmix.compilation import compile_ahead, jit
+from jaxqmix.compilation import compile_ahead, jit, require_float32, require_no_fork
 from jaxqmix.config import ConfigError, NotFiniteError, RunConfig, from_dict, require, to_dict
 from jaxqmix.distributed import device_memory, dispatches_ahead
 from jaxqmix.evaluation import (
@@ -30,6 +31,7 @@ from jaxqmix.evaluation import (
     success,
     summarise,
 )
+from jaxqmix.locking import LOCK, locked
 from jaxqmix.metrics import (
     FINAL,
     SETTINGS,
@@ -38,8 +40,9 @@ from jaxqmix.metrics import (
     TensorBoard,
     WeightsAndBiases,
     check_writable,
+    finite,
     import_wandb,
-    read,
+    local_path,
 )
 from jaxqmix.rollout import METRICS
 from jaxqmix.training import (
@@ -110,7 +113,7 @@ def check_folder(run: Path, resume: bool) -> None:
     require(not run.is_file(), "out", run, "it is a file, and must be a folder")
     check_writable("out", run)
     require(
-        not run.exists() or not any(run.iterdir()),
+        not run.exists() or all(each.name == LOCK for each in run.iterdir()),
         "out",
         run,
         "it is not empty; add --resume to continue the run there, or choose another --out",
@@ -119,10 +122,9 @@ def check_folder(run: Path, resume: bool) -> None:
 
 def make_folder(run: Path, config: RunConfig) -> None:
     """Creates a run's folder with its settings; raises `ConfigError` when that cannot be."""
-    text = json.dumps(to_dict(config), indent=2) + "\n"
     try:
         run.mkdir(parents=True, exist_ok=True)
-        (run / SETTINGS).write_text(text, encoding="utf-8")
+        write_json(run / SETTINGS, to_dict(config))
     except OSError as error:
         raise ConfigError(f"out = {run} is not allowed: {error.strerror}") from None
 
@@ -133,29 +135,64 @@ def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState | None]:
     Raises:
       CheckpointError: when the run has other settings, or no checkpoint can be read.
     """
-    if any(checkpoints.steps_of(run, kind) for kind in checkpoints.KINDS):
-        return checkpoints.restore(run, trainer)
     try:
         saved = to_dict(from_dict(json.loads((run / SETTINGS).read_text(encoding="utf-8"))))
-    except (ValueError, TypeError, AttributeError):
-        checkpoints.require_found(False, run)
+    except (ValueError, RecursionError):  # a `ConfigError` too
+        saved = None
+    if any(checkpoints.steps_of(run, kind) for kind in checkpoints.KINDS):
+        if saved is None:
+            warnings.warn(f"{run / SETTINGS} is damaged: it is written anew", stacklevel=2)
+        return checkpoints.restore(run, trainer)
+    checkpoints.require_found(saved is not None, run)
     checkpoints.check_settings(run, saved, to_dict(trainer.config))
+    warnings.warn(f"{run} holds no checkpoint: training begins anew", stacklevel=2)
     return 0, None
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes a file of a run whole or not at all; what is not finite becomes null."""
+    part = path.with_name(f".{path.name}")
+    text = json.dumps(finite(data)[0], indent=2, allow_nan=False)
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+class Audience:
+    """A listener that may leave, as `head` does or a terminal that is closed: the run then stops
+    as if it were asked to."""
+
+    def __init__(self, listener: Listener):
+        self._listener, self.left = listener, False
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        tell = getattr(self._listener, name)
+
+        def told(*news: Any, **more: Any) -> None:
+            try:
+                if not self.left:
+                    tell(*news, **more)
+            except (OSError, SystemExit):  # rich makes the first the second
+                self.left = True
+
+        return told
 
 
 @contextmanager
 def stop_requests(notice: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Turns Ctrl-C and SIGTERM into a flag while the block runs; a second Ctrl-C is immediate."""
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a flag while the block runs; a second Ctrl-C or
+    SIGTERM is immediate."""
+    numbers = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]
+    at_once = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     asked: list[int] = []
 
     def ask(number: int, frame: Any) -> None:
         asked.append(number)
         notice()
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if number in at_once:
+            signal.signal(number, at_once[number])
 
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, ask) for number in dict.fromkeys(numbers)}
     except ValueError:  # Not in the main thread, in a notebook's worker for example.
         before = {}
     try:
@@ -183,6 +220,7 @@ class Run:
         self.step, state = restore(folder, self.trainer) if resume else (0, None)
         memory = memory_needed(self.trainer)
         require_memory(memory, device_memory(list(self.trainer.mesh.devices.flat)), config)
+        checkpoints.require_space(folder, config, self.trainer.state_shapes)
         listener.begun(config, self.step, memory)
         # The final evaluation flies the same program, batch after batch, and records an episode.
         self._evaluate = evaluator(
@@ -221,7 +259,6 @@ class Run:
 
     def _open_metrics(self, wandb: str | None, resume: bool) -> MetricsWriter:
         config, folder = self.config, self.folder
-        existed = folder.exists()
         make_folder(folder, config)
         boards: list[Board] = []
         try:
@@ -230,8 +267,6 @@ class Run:
         except BaseException:
             if not resume:
                 (folder / SETTINGS).unlink()
-            if not existed:
-                folder.rmdir()
             raise
         boards.append(TensorBoard(folder, config, self.env_steps))
         return MetricsWriter(folder, boards, self.env_steps)
@@ -257,8 +292,15 @@ class Run:
         return report
 
     def _best_so_far(self) -> float:
-        reports = (r for r in read(self.folder) if r["kind"] == "evaluation")
-        return max((r["return"] for r in reports), default=-np.inf)
+        """The return of the best checkpoint, from its description or else from the log."""
+        steps = checkpoints.steps_of(self.folder, "best")
+        if not steps:
+            return -math.inf
+        noted = checkpoints.notes_of(self.folder, "best", steps[0]).get("best_return")
+        if noted is not None:
+            return noted
+        found = [r.get("return") for r in self.metrics.kept if r["kind"] == "evaluation"]
+        return max((r for r in found if isinstance(r, int | float)), default=-math.inf)
 
     def _loop(self, asked: Callable[[], bool]) -> bool:
         """Trains until the budget is used up or the user asks to stop; whether it came to the end.
@@ -308,7 +350,9 @@ class Run:
 
     def _save(self, kind: str) -> None:
         """Saves the state, beside what comes next: a copy of it, for training gives it away."""
-        self.background.submit(self.checkpoints.save, kind, self.step, self._copy(self.state))
+        notes = {"best_return": self.best if math.isfinite(self.best) else None}
+        copy = self._copy(self.state)
+        self.background.submit(self.checkpoints.save, kind, self.step, copy, notes)
 
     def _select(self) -> None:
         """Evaluates the averaged weights; keeps the best checkpoint by return."""
@@ -348,7 +392,7 @@ class Run:
         self.background.submit(self.metrics.write, report)
         self.background.wait()
         whole = report | {"coverage_over_time": coverage_over_time(metrics)}
-        (folder / FINAL).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / FINAL, whole)
         self.listener.evaluated(report)
         self.listener.doing("drawing the curves and a replay")
         self._pictures(jax.tree.map(lambda leaf: leaf[0], recorded))
@@ -459,9 +503,19 @@ def train(
     listener = listener or Listener()
     if wandb is not None:
         import_wandb(wandb)
+    require_no_fork()
+    require_float32()
+    folder, audience = local_path("out", out), Audience(listener)
+    check_folder(folder, resume)
     try:
-        with stop_requests(listener.stopping) as asked:
-            return Run(config, Path(out), listener, resume, wandb).train(asked)
+        with locked(folder):
+            # Until it trains there is nothing to save: signals end the process as any other.
+            run = Run(config, folder, audience, resume, wandb)
+            with stop_requests(audience.stopping) as asked:
+                report = run.train(lambda: asked() or audience.left)
+        if audience.left:
+            raise BrokenPipeError
+        return report
     except BaseException:
         listener.failed()
         raise

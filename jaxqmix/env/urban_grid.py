@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
+from jax.experimental import checkify
 
 from jaxqmix.city import coverable_cells, finish_city, generate_city
+from jaxqmix.compilation import require_float32
 from jaxqmix.config import DomainConfig, EnvConfig
 from jaxqmix.env import dynamics, reward, sensing
 from jaxqmix.env.observation import agent_features, coverage, observe
@@ -76,6 +79,7 @@ def reset(
       The state, and a timestep with reward 0. What is seen from the starts is credited in the
       first step's reward.
     """
+    require_float32()
     city_key, start_key, look_key, noise_key = jax.random.split(key, 4)
     if city is None:
         city = generate_city(city_key, params, config)
@@ -110,6 +114,30 @@ def reset(
     return state, timestep
 
 
+def checked_actions(actions: jax.Array, config: EnvConfig) -> jax.Array:
+    """Commands as int32 [N]; whoever is given an unknown one, below 0 or above 6, hovers.
+
+    Values are looked at where the caller asks for it, and cost nothing elsewhere:
+
+        step = checkify.checkify(jax.jit(env.step), errors=checkify.user_checks)
+        error, (state, timestep) = step(key, state, actions, params)
+        error.throw()
+
+    Raises:
+      AssertionError: when they are not N whole numbers, while the program is traced.
+    """
+    actions = jnp.asarray(actions)
+    chex.assert_shape(actions, (config.drones,), custom_message="actions are [drones]")
+    chex.assert_type(actions, int)
+    known = (actions >= 0) & (actions < len(ACTIONS))
+    checkify.debug_check(
+        jnp.all(known),
+        "actions = {actions} are not allowed: must lie between 0 and 6",
+        actions=actions,
+    )
+    return jnp.where(known, actions, HOVER).astype(jnp.int32)
+
+
 def step(
     key: jax.Array, state: State, actions: jax.Array, params: EnvParams, config: EnvConfig
 ) -> tuple[State, Timestep]:
@@ -118,7 +146,7 @@ def step(
     Args:
       key: consumed once.
       state: one swarm.
-      actions: [N] int32, commands.
+      actions: [N] whole numbers, commands; see `checked_actions`.
       params: the swarm's world.
       config: static sizes.
 
@@ -126,6 +154,7 @@ def step(
       The next state and its timestep. Stepping on after the end of an episode is defined and
       harmless; callers mask it.
     """
+    actions = checked_actions(actions, config)
     key, look_key = jax.random.split(key) if config.sensing == "probabilistic" else (key, None)
     chances, air = dynamics.draw_disturbances(key, config.drones)
     executed, link = dynamics.deliver(chances, actions, state.last_action, params)
@@ -240,7 +269,8 @@ class UrbanGrid:
         Args:
           key: consumed once.
           state: of the swarm, from `reset` or `step`.
-          actions: [N] int32, one command per drone; see `jaxqmix.types.ACTIONS`.
+          actions: [N] whole numbers, one command per drone; see `jaxqmix.types.ACTIONS`. An
+            unknown one hovers; `checked_actions` says how to be told of it.
           params: the swarm's world.
 
         Returns:
