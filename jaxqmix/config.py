@@ -25,7 +25,15 @@ LONGEST_SHOWN = 200
 
 
 class ConfigError(ValueError):
-    """A setting with a value that is not allowed; the message names all three."""
+    """A setting with a value that is not allowed; the message names all three, in one line."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """A text with control characters and such escaped, so that it stays one line."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def shown(value: Any, form: Callable[[Any], str] = str) -> str:
@@ -36,7 +44,7 @@ def shown(value: Any, form: Callable[[Any], str] = str) -> str:
         return f"({type(value).__name__} that cannot be shown: {type(error).__name__})"
     if len(text) > LONGEST_SHOWN:
         text = f"{text[: LONGEST_SHOWN - 25]}... ({len(text)} characters)"
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return printable(text)
 
 
 class NotFiniteError(ArithmeticError):

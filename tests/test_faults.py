@@ -1,0 +1,336 @@
+"""What may go wrong around a run: other processes, signals, readers that leave, odd places.
+
+The run itself is a stand-in that compiles nothing; benchmarks/chaos.py does the same to whole runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.experimental import checkify
+
+from jaxqmix import checkpoints, cli, compilation, runner
+from jaxqmix.compilation import cache_folder
+from jaxqmix.config import ConfigError, EnvConfig, NotFiniteError
+from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.locking import LOCK
+from jaxqmix.metrics import MetricsWriter, local_path
+from jaxqmix.presets import PRESETS
+from jaxqmix.runner import Listener, train
+from jaxqmix.types import HOVER
+from jaxqmix.validate import MISSION
+
+
+class StandIn:
+    """A run that reports three steps, and stops when asked to."""
+
+    made = ()
+
+    def __init__(self, config, folder, listener, resume=False, wandb=None):
+        runner.check_folder(folder, resume)
+        self.folder, self.listener, self.steps = folder, listener, 0
+        StandIn.made = (*StandIn.made, self)
+        runner.make_folder(folder, config)
+
+    def train(self, asked):
+        """One line to the listener a step."""
+        while self.steps < 3 and not asked():
+            self.listener.advanced(self.steps)
+            self.steps += 1
+        return {"steps": self.steps}
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch):
+    """`train` does all but training."""
+    monkeypatch.setattr(runner, "Run", StandIn)
+    monkeypatch.setattr(StandIn, "made", ())
+
+
+def on_advance(action):
+    """A listener that does something when training advances."""
+    return type("Doing", (Listener,), {"advanced": lambda self, step: action(step)})()
+
+
+def test_a_second_run_in_a_folder_is_refused(tmp_path):
+    """Also while the first has only begun."""
+    said = []
+
+    def again(step):
+        for resume in (False, True):
+            with pytest.raises(ConfigError) as refusal:
+                train(MISSION, tmp_path / "run", resume)
+            said.append(str(refusal.value))
+
+    assert train(MISSION, tmp_path / "run", listener=on_advance(again)) == {"steps": 3}
+    assert "it is not empty" in said[0] and f"process {os.getpid()} on " in said[1]
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_run_that_is_refused_leaves_no_folder(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise ConfigError("memory = 9 GB is not allowed")
+
+    monkeypatch.setattr(runner, "Run", refuse)
+    with pytest.raises(ConfigError, match="memory"):
+        train(MISSION, tmp_path / "a" / "run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_signals_stop_a_run_that_trains(tmp_path, name):
+    if not hasattr(signal, name):
+        pytest.skip("no such signal")
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    listener = on_advance(lambda step: step == 1 and signal.raise_signal(number))
+    assert train(MISSION, tmp_path / "run", listener=listener) == {"steps": 2}
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), SystemExit(1), OSError(5, "I/O error")])
+def test_a_reader_that_leaves_stops_a_run_as_if_asked(tmp_path, error):
+    """`train ... | head`, or a terminal that was closed."""
+
+    def leave(step):
+        raise error
+
+    with pytest.raises(BrokenPipeError):
+        train(MISSION, tmp_path / "run", listener=on_advance(leave))
+    assert StandIn.made[-1].steps == 1
+
+
+def test_a_run_stays_where_it_began(tmp_path, monkeypatch):
+    """Whatever becomes of the working directory."""
+    monkeypatch.chdir(tmp_path)
+    train(MISSION, "run", listener=on_advance(lambda step: os.chdir("/")))
+    assert StandIn.made[-1].folder == tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    "place", ["gs://bucket/run", "s3://bucket/run", "https://a.b/c", "file:/a"]
+)
+def test_addresses_are_no_folders(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    for out in (place, Path(place)):
+        with pytest.raises(ConfigError, match=r"out = .* must be in this machine's file system"):
+            train(MISSION, out)
+    assert not list(tmp_path.iterdir())
+
+
+def test_homes_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert local_path("out", "~/runs") == tmp_path / "runs"
+    assert cli.expand_home("--out=~/runs") == f"--out={tmp_path}/runs"
+    assert cli.expand_home("~") == str(tmp_path)
+    for word in ("--out=a~b", "~user/x", "-3", "--seed=3"):
+        assert cli.expand_home(word) == word
+
+
+def test_a_cache_needs_no_home(monkeypatch, tmp_path):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(compilation.sys, "platform", "linux")
+    monkeypatch.setattr(Path, "home", nobody)
+    monkeypatch.setenv("JAXQMIX_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "jaxqmix"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cache_folder().is_absolute() and cache_folder().name.startswith("jaxqmix-")
+    monkeypatch.setenv("JAXQMIX_CACHE", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_training_in_a_forked_process_is_refused(tmp_path):
+    """It would hang."""
+    jax.devices()
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        child = os.fork()
+    if child == 0:
+        try:
+            train(MISSION, tmp_path / "run")
+            answer = "trained"
+        except ConfigError as error:
+            answer = str(error)
+        os.write(writing, answer.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert 'multiprocessing.get_context("spawn")' in os.read(reading, 1000).decode()
+    assert train(MISSION, tmp_path / "run")
+
+
+def test_64_bits_are_refused(tmp_path):
+    """They would be other results."""
+    with jax.enable_x64(True):
+        with pytest.raises(ConfigError, match="jax_enable_x64 = True is not allowed"):
+            train(MISSION, tmp_path / "run")
+        with pytest.raises(ConfigError, match="jax_enable_x64 = True is not allowed"):
+            UrbanGrid().reset(jax.random.key(0), None)
+
+
+def ended(monkeypatch, capsys, error):
+    """Exit code and message of a command that ends with an error."""
+
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(cli, "run", fail)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train"])
+    return stop.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (NotFiniteError("loss is not finite"), 1, "jaxqmix: loss is not finite\n"),
+        (ConfigError("out = x"), 2, "jaxqmix: out = x\n"),
+        (
+            OSError(28, "No space left on device"),
+            2,
+            "jaxqmix: [Errno 28] No space left on device\n",
+        ),
+        (OSError("a\nb"), 2, "jaxqmix: a\\nb\n"),
+        (MemoryError(), 2, "jaxqmix: out of memory\n"),
+        (KeyboardInterrupt(), 130, "\njaxqmix: stopped\n"),
+    ],
+)
+def test_commands_end_in_one_line(monkeypatch, capsys, error, code, words):
+    assert ended(monkeypatch, capsys, error) == (code, words)
+
+
+def test_a_backend_that_is_not_there_gets_one_line(monkeypatch):
+    def missing():
+        raise AssertionError
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "devices", missing)
+    with pytest.raises(
+        ConfigError, match=r"JAX_PLATFORMS = cuda is not allowed: AssertionError; u"
+    ):
+        cli.prepare_jax()
+
+
+def run_with(folder, best=None, lines=()):
+    """As much of a run as finds the best return so far."""
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if best is not None:
+        place = folder / "checkpoints" / "best" / "4"
+        place.mkdir(parents=True)
+        about = {"schema": checkpoints.SCHEMA, "step": 4, "config": {}, "notes": best}
+        (place / "about.json").write_text(json.dumps(checkpoints.sealed(about)))
+    run = object.__new__(RUN)
+    run.folder, run.metrics = folder, MetricsWriter(folder, [], env_steps=0)
+    run.metrics.kept = list(lines)
+    return run._best_so_far()
+
+
+RUN = runner.Run
+
+
+def test_the_best_return_lies_in_its_checkpoint(tmp_path):
+    """The log may be lost; it is asked only where the checkpoint does not say."""
+    lines = [{"kind": "evaluation", "env_steps": 0, "return": value} for value in (0.7, None, "x")]
+    assert run_with(tmp_path / "a", {"best_return": 0.9}) == 0.9
+    assert run_with(tmp_path / "b", {"best_return": 0.9}, lines) == 0.9
+    assert run_with(tmp_path / "c", {}, lines) == 0.7
+    assert run_with(tmp_path / "d", None, lines) == -math.inf
+    assert run_with(tmp_path / "e", {}) == -math.inf
+
+
+def test_files_are_written_whole_and_without_nan(tmp_path):
+    path = tmp_path / "evaluation.json"
+    runner.write_json(path, {"return": math.nan, "ci": [1.0, math.inf], "ok": True})
+    assert json.loads(path.read_text()) == {"return": None, "ci": [1.0, None], "ok": True}
+    assert [each.name for each in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+SMALL = UrbanGrid(EnvConfig(drones=2, city_width=160.0, city_length=120.0, horizon=5, neighbours=1))
+
+
+def small_state():
+    """Shapes of a state and of what else a step takes."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(SMALL.draw_params, key)
+    return key, jax.eval_shape(SMALL.reset, key, params)[0], params
+
+
+@pytest.mark.parametrize("actions", [jnp.zeros(3, int), jnp.zeros(2), jnp.zeros((2, 1), int)])
+def test_actions_of_another_kind_are_refused_at_the_door(actions):
+    key, state, params = small_state()
+    with pytest.raises(AssertionError, match=r"(?s)Chex.*(expected \(2\).*drones|float32)"):
+        jax.eval_shape(SMALL.step, key, state, actions, params)
+
+
+def test_unknown_actions_hover_and_are_told_where_asked():
+    from jaxqmix.env.urban_grid import checked_actions
+
+    given = jnp.array([99, 3]), jnp.array([-1, 6]), jnp.array([0, 7], jnp.uint8)
+    found = [np.asarray(checked_actions(actions, SMALL.config)).tolist() for actions in given]
+    assert found == [[HOVER, 3], [HOVER, 6], [0, HOVER]]
+    check = checkify.checkify(
+        jax.jit(lambda actions: checked_actions(actions, SMALL.config)), errors=checkify.user_checks
+    )
+    for actions, words in zip(given, (r"\[99 +3\]", r"\[-1 +6\]", r"\[0 7\]"), strict=True):
+        with pytest.raises(checkify.JaxRuntimeError, match=rf"actions = {words} are not allowed"):
+            check(actions)[0].throw()
+    check(jnp.array([0, 6]))[0].throw()
+
+
+WORDS = st.sampled_from(
+    [
+        *cli.COMMANDS,
+        *PRESETS,
+        *("--env.drones", "--env.city-width", "--learner.gamma", "--domain.wind-speed", "--seed"),
+        *("--out", "--resume", "--mode", "--config", "--json", "--planner", "--episodes", "--help"),
+        *("--env-steps", "--learner.double-q", "--city", "--scale", "--compare", "--trajectories"),
+        *("-", "--", "=", "--=", "-h", "0", "1", "-1", "1e3", "nan", "inf", "9" * 401, "True", "x"),
+        *("--env.drones=3", "--out=", "--seed=-1", "\x00", "\n", "\udcff", "../..", "é", "[bold]"),
+    ]
+) | st.text(max_size=6)
+
+
+@settings(max_examples=150)
+@given(st.lists(WORDS, max_size=6))
+def test_any_words_get_one_line_or_an_answer(words):
+    """No traceback, whatever is typed; what would work is not done here."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in ("prepare_jax", "find_flyer", "find_scale"):
+            patch.setattr(cli, name, lambda *_, **__: stop())
+        patch.setattr("jaxqmix.runner.train", lambda *_: None)
+        for name in ("demo", "validate"):
+            patch.setitem(cli.COMMANDS, name, ("", lambda _: 0))
+        with open(os.devnull, "w") as nowhere:
+            patch.setattr(sys, "stdout", nowhere)
+            try:
+                cli.run(words)
+            except ConfigError as refusal:
+                assert len(str(refusal)) < 1000
+                assert re.fullmatch(r"[^\n\x00-\x1f]+", str(refusal)), repr(refusal)
+            except SystemExit as stopped:
+                assert not stopped.code
+
+
+def stop():
+    """Where a command would begin to work."""
+    raise ConfigError("it would work")
