@@ -506,7 +506,7 @@ def train(
     require_no_fork()
     require_float32()
     folder, audience = local_path("out", out), Audience(listener)
-    check_folder(folder, resume)
+    check_folder(Path(out).expanduser(), resume)  # An error names it as it was given.
     try:
         with locked(folder):
             # Until it trains there is nothing to save: signals end the process as any other.
