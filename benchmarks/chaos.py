@@ -283,24 +283,26 @@ class Round:
         return "survived" if weights(self.run) == expected else "differing"
 
 
-def rounds(count: int, seconds: float, folder: Path) -> dict[str, Any]:
-    """So many rounds, or as many as begin within so many seconds."""
-    expected, pace, started = {}, {}, time.monotonic()
-    for name, config in KINDS.items():
+def rounds(count: int, seconds: float, kinds: list[str], folder: Path) -> dict[str, Any]:
+    """So many rounds, or as many as begin within so many seconds, of runs of some kinds."""
+    expected, pace = {}, {}
+    for name in kinds:
+        config = KINDS[name]
         run = folder / name.replace(" ", "-")
         process = train(config, run, resume=False)
         process.wait(until=lambda run=run: has_begun(run))
         begun = time.monotonic()
         code = process.wait()
         if code != 0:
-            raise SystemExit(f"the undisturbed run ended with {code}: {last_line(process)}")
+            sys.exit(f"the undisturbed run ended with {code}: {last_line(process)}")
         expected[name], pace[name] = weights(run), time.monotonic() - begun
         print(f"undisturbed {name}: {pace[name]:.1f} s", flush=True)
     found: list[dict[str, Any]] = []
+    started = time.monotonic()
     for number in range(count):
         if time.monotonic() - started > seconds:
             break
-        way, name = WAYS[number % len(WAYS)], list(KINDS)[number // len(WAYS) % len(KINDS)]
+        way, name = WAYS[number % len(WAYS)], kinds[number // len(WAYS) % len(kinds)]
         each = Round(way, KINDS[name], folder, number, pace[name])
         each.harm()
         outcome = each.end(expected[name])
@@ -494,6 +496,7 @@ def main() -> None:
     line = parser(__doc__)
     line.add_argument("--rounds", type=int, default=200)
     line.add_argument("--seconds", type=float, default=1e9, help="begin no round after so many")
+    line.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     line.add_argument("--cases", type=int, default=10_000, help="of fuzzing, each kind; 0: none")
     line.add_argument("--iterations", type=int, default=1000, help="for memory; 0: none")
     line.add_argument("--evaluations", type=int, default=200, help="for memory")
@@ -504,7 +507,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ.setdefault("JAXQMIX_CACHE", str(folder / "cache"))
-        results |= rounds(arguments.rounds, arguments.seconds, folder)
+        results |= rounds(arguments.rounds, arguments.seconds, arguments.kinds, folder)
         if arguments.cases:
             results["fuzzing"] = fuzz(arguments.cases)
         if arguments.iterations:

@@ -5,10 +5,10 @@ The run itself is a stand-in that compiles nothing; benchmarks/chaos.py does the
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
-import re
 import signal
 import sys
 import warnings
@@ -28,7 +28,6 @@ from jaxqmix.config import ConfigError, EnvConfig, NotFiniteError
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.locking import LOCK
 from jaxqmix.metrics import MetricsWriter, local_path
-from jaxqmix.presets import PRESETS
 from jaxqmix.runner import Listener, train
 from jaxqmix.types import HOVER
 from jaxqmix.validate import MISSION
@@ -296,41 +295,31 @@ def test_unknown_actions_hover_and_are_told_where_asked():
     check(jnp.array([0, 6]))[0].throw()
 
 
-WORDS = st.sampled_from(
-    [
-        *cli.COMMANDS,
-        *PRESETS,
-        *("--env.drones", "--env.city-width", "--learner.gamma", "--domain.wind-speed", "--seed"),
-        *("--out", "--resume", "--mode", "--config", "--json", "--planner", "--episodes", "--help"),
-        *("--env-steps", "--learner.double-q", "--city", "--scale", "--compare", "--trajectories"),
-        *("-", "--", "=", "--=", "-h", "0", "1", "-1", "1e3", "nan", "inf", "9" * 401, "True", "x"),
-        *("--env.drones=3", "--out=", "--seed=-1", "\x00", "\n", "\udcff", "../..", "é", "[bold]"),
-    ]
-) | st.text(max_size=6)
+def load_chaos():
+    """The benchmark that does the same to whole runs."""
+    folder = str(Path(__file__).parent.parent / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module("chaos")
+    finally:
+        sys.path.remove(folder)
+
+
+CHAOS = load_chaos()
 
 
 @settings(max_examples=150)
-@given(st.lists(WORDS, max_size=6))
+@given(st.lists(st.sampled_from(CHAOS.WORDS) | st.text(max_size=6), max_size=6))
 def test_any_words_get_one_line_or_an_answer(words):
     """No traceback, whatever is typed; what would work is not done here."""
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in ("prepare_jax", "find_flyer", "find_scale"):
-            patch.setattr(cli, name, lambda *_, **__: stop())
-        patch.setattr("jaxqmix.runner.train", lambda *_: None)
-        for name in ("demo", "validate"):
-            patch.setitem(cli.COMMANDS, name, ("", lambda _: 0))
-        with open(os.devnull, "w") as nowhere:
-            patch.setattr(sys, "stdout", nowhere)
-            try:
-                cli.run(words)
-            except ConfigError as refusal:
-                assert len(str(refusal)) < 1000
-                assert re.fullmatch(r"[^\n\x00-\x1f]+", str(refusal)), repr(refusal)
-            except SystemExit as stopped:
-                assert not stopped.code
+    CHAOS.try_words(words)
 
 
-def stop():
-    """Where a command would begin to work."""
-    raise ConfigError("it would work")
+def test_an_extreme_world_trains_and_flies(monkeypatch):
+    """A hundred metres, one step, all of it by chance: figures are finite."""
+    monkeypatch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
+    narrow = {"env.city_width": 80.0, "env.city_length": 200.0, "env.cell_size": 20.0}
+    world = {"env.drones": 1, "env.no_fly_zones": 16, "env.patch": 31, "env.neighbours": 0}
+    chance = {"env.sensing": "probabilistic", "domain.visibility": 0.05, "domain.packet_loss": 1.0}
+    training = {"env.horizon": 1, "training.rollout": 1, "training.mode": "replay"}
+    assert CHAOS.fly_world(narrow | world | chance | training | {"learner.network": "gru"})

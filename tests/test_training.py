@@ -4,9 +4,11 @@ import csv
 import dataclasses
 import functools
 import json
+import os
 import shutil
 import signal
 import warnings
+from pathlib import Path
 
 import chex
 import jax
@@ -654,3 +656,20 @@ def test_iterations_at_once_change_nothing():
     parts, _ = trainer.iterate(trainer.initialise(1), 1)
     parts, _ = trainer.iterate(parts, 2)
     chex.assert_trees_all_equal(jax.device_get(whole), jax.device_get(parts))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize("config", [TINY, REPLAY], ids=["online", "replay"])
+def test_memory_does_not_grow(config):
+    """Over a thousand iterations, with a wide margin; benchmarks/chaos.py measures it."""
+
+    def resident():
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    state, _ = trainer_of(config).iterate(trainer_of(config).initialise(0), 10)
+    before = resident()
+    for _ in range(20):
+        state, metrics = trainer_of(config).iterate(state, 50)
+        jax.device_get(metrics)
+    assert resident() - before < 200
