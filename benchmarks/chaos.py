@@ -49,7 +49,7 @@ TINY = dataclasses.replace(
     MISSION,
     preset="quick",
     training=dataclasses.replace(MISSION.training, env_steps=2400),
-    evaluation=EvaluationConfig(every_episodes=40, episodes=2, final_episodes=2),
+    evaluation=EvaluationConfig(every_episodes=40, episodes=2, final_episodes=2, symmetric=False),
     checkpoint=CheckpointConfig(every_episodes=10),
 )
 KINDS = {
@@ -194,7 +194,7 @@ def disturb(way: str, process: Process, run: Path, draw: random.Random, seconds:
     else:
         code = process.wait(until=lambda: has_begun(run))
         if code is None:
-            code = process.wait(seconds=draw.uniform(0, seconds))
+            code = process.wait(seconds=draw.uniform(0, 0.7 * seconds))
     if code is not None:
         return code
     if way in ("kill", "saving"):

@@ -17,8 +17,10 @@ Damaged checkpoints of a run that goes on are moved to `checkpoints/damaged`.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 import shutil
 import threading
 import warnings
@@ -41,6 +43,8 @@ KINDS = ("latest", "best", "final")
 FOLDER, DAMAGED, ABOUT = "checkpoints", "damaged", "about.json"
 SCHEMA = 2
 """Of the description and the folders; another one is of another version."""
+DESCRIPTIONS = 200_000
+"""Bytes of a checkpoint beside its arrays, about."""
 LARGEST_ABOUT = 10**6
 """Bytes of a description."""
 _ORBAX = threading.RLock()
@@ -117,10 +121,13 @@ class Checkpoints:
         """Writes a checkpoint beside its place, moves it there, and removes those too many."""
         folder = self._run / FOLDER / kind
         part = folder / f".{step}.part"
+        # Arrays, and what names them.
+        needed = sum(map(tree_bytes, arrays.values())) + DESCRIPTIONS
         try:
             with _ORBAX:
                 shutil.rmtree(part, ignore_errors=True)
                 part.mkdir(parents=True)
+                reserve(part / "room", needed)
                 # Compressing a replay store costs seconds of all cores, and halves it at best.
                 with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as orbax:
                     for name, tree in arrays.items():
@@ -139,7 +146,6 @@ class Checkpoints:
                     shutil.rmtree(gone, ignore_errors=True)
         except Exception as error:  # Orbax raises many kinds when a disk is full.
             shutil.rmtree(part, ignore_errors=True)
-            needed = sum(map(tree_bytes, arrays.values()))
             raise CheckpointError(
                 f"checkpoint = {folder / str(step)} could not be written: {reason(error)}; "
                 f"it takes {megabytes(needed)}, {megabytes(free_space(folder))} are free. "
@@ -156,6 +162,21 @@ class Checkpoints:
         except Exception:  # Orbax raises many kinds on a damaged file.
             return False
         return True
+
+
+def reserve(file: Path, size: int) -> None:
+    """Asks for room on the disk, and gives it back; raises `OSError` where there is not so much.
+
+    Orbax and TensorStore, when they meet a full disk, print pages from threads of their own.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with file.open("wb") as open_file:
+            try:
+                os.posix_fallocate(open_file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise  # and not of a file system that cannot tell
+        file.unlink()
 
 
 def reason(error: BaseException) -> str:

@@ -45,6 +45,14 @@ class Board(Protocol):
         ...
 
 
+def not_written(run: Path, error: OSError) -> ConfigError:
+    """What to say when a run's reports cannot be written."""
+    return ConfigError(
+        f"metrics = {run} could not be written: {error.strerror or error}; make room, and "
+        "--resume: checkpoints are whole"
+    )
+
+
 class MetricsWriter:
     """Appends reports to `metrics.jsonl`, `training.csv`, `evaluation.csv` and the boards.
 
@@ -95,7 +103,7 @@ class MetricsWriter:
             writer.writerow([value if is_cell(value) else None for value in row.values()])
 
     def write(self, report: dict[str, Any]) -> None:
-        """Writes one report everywhere."""
+        """Writes one report everywhere; raises `ConfigError` when the disk is full."""
         report, lost = finite(report)
         if lost and not self._warned:
             self._warned = True
@@ -104,14 +112,17 @@ class MetricsWriter:
                 "lower learner.learning_rate, learner.reward_scale or the weights in domain.reward",
                 stacklevel=2,
             )
-        self._append(report, self._run)
         figures = {
             f"{report['kind']}/{name}": value
             for name, value in numbers(report).items()
             if name not in ("env_steps", "final")
         }
-        for board in self._boards:
-            board.figures(figures, report["env_steps"])
+        try:
+            self._append(report, self._run)
+            for board in self._boards:
+                board.figures(figures, report["env_steps"])
+        except OSError as error:
+            raise not_written(self._run, error) from None
 
     def write_replay(self, path: Path, env_steps: int) -> None:
         """Shows a GIF on the boards."""

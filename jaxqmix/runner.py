@@ -43,6 +43,7 @@ from jaxqmix.metrics import (
     finite,
     import_wandb,
     local_path,
+    not_written,
 )
 from jaxqmix.rollout import METRICS
 from jaxqmix.training import (
@@ -268,8 +269,11 @@ class Run:
             if not resume:
                 (folder / SETTINGS).unlink()
             raise
-        boards.append(TensorBoard(folder, config, self.env_steps))
-        return MetricsWriter(folder, boards, self.env_steps)
+        try:
+            boards.append(TensorBoard(folder, config, self.env_steps))
+            return MetricsWriter(folder, boards, self.env_steps)
+        except OSError as error:
+            raise not_written(folder, error) from None
 
     @property
     def env_steps(self) -> int:

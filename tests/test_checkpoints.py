@@ -257,6 +257,24 @@ def test_a_full_disk_gets_one_line_and_costs_no_checkpoint(run, monkeypatch, err
     assert names == ["3", "5"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
+def test_a_file_that_may_not_grow_gets_one_line_and_no_threads_traceback(tmp_path):
+    """Whole, in a process of its own: Orbax writes in threads, and they print what they raise."""
+    code = (
+        "import resource, sys; from pathlib import Path; import test_checkpoints as t\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "try: t.Checkpoints(Path(sys.argv[1]), t.MISSION, begun=0).save('latest', 3, t.STATES[3])\n"
+        "except t.CheckpointError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run")],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "3 could not be written: File too large" in done.stdout
+    assert not list((tmp_path / "run").rglob("*.part"))
+
+
 def test_space_is_asked_for_before_the_first_save(tmp_path, monkeypatch):
     checkpoints.require_space(tmp_path, MISSION, STATES[5])
     usage = shutil.disk_usage(tmp_path)._replace(free=10**5)

@@ -204,8 +204,9 @@ def test_a_board_on_a_full_disk_says_so_where_it_is_told(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(board._writer._py_recordio_writer, "write", full)
-    with pytest.raises(OSError, match="No space left"):
-        board.figures({"training/loss": 1.0}, 640)
+    writer = MetricsWriter(tmp_path, [board])
+    with pytest.raises(ConfigError, match=r"metrics = .* could not be written: No space left"):
+        writer.write(training(640))
     assert threading.enumerate() == threads == [threading.main_thread()]
 
 
