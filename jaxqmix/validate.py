@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import checkify
 from rich.console import Console as Terminal
 from rich.markup import escape
 from rich.table import Table
@@ -28,6 +29,7 @@ from jaxqmix.config import (
 )
 from jaxqmix.env import dynamics, sensing
 from jaxqmix.env.observation import agent_features
+from jaxqmix.env.urban_grid import checked_actions
 from jaxqmix.learner import replay as replay_store
 from jaxqmix.learner.targets import lambda_returns
 from jaxqmix.learner.update import LearnerState, compute_targets, td_loss
@@ -160,6 +162,10 @@ def check_environment(parts: Parts) -> str:
         scores = np.where(available, generator.random(available.shape), -1)
         return scores.argmax(axis=1).astype(np.int32)
 
+    check = checkify.checkify(jax.jit(lambda actions: checked_actions(actions, config)))
+    for action, known in ((0, True), (HOVER, True), (99, False), (-1, False)):
+        error, _ = check(np.full(config.drones, action, np.int32))
+        expect((error.get() is None) == known, f"an action of {action} is judged wrongly")
     code = dynamics.obstruction(first.state.city, first.state.position, config)
     expect((np.asarray(code) == FREE).all(), "a drone starts where it must not be")
     coverage, total = first.timestep.coverage, 0.0
