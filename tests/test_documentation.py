@@ -30,7 +30,7 @@ WORDS = {
         "events: What happened to each drone",
     ],
     types.Episode: ["positions: [T + 1, N, 3] float32, m", "wind: [2] float32, m/s"],
-    UrbanGrid: ["actions: [N] int32", "metres", "agents [N, D]"],
+    UrbanGrid: ["actions: [N] whole numbers", "metres", "agents [N, D]"],
 }
 
 
