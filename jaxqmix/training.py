@@ -274,7 +274,7 @@ def training_env(config: RunConfig) -> UrbanGrid:
 
 
 def make_parts(
-    config: RunConfig, axis: str | None, env: Any | None = None
+    config: RunConfig, axis: str | None, env: Any | None = None, proximal: float = 0.0
 ) -> tuple[UrbanGrid, Learner]:
     """The world and the learner of a run; see `make_learner` and `make_trainer`."""
     env = env or UrbanGrid(config.env, config.domain)
@@ -289,6 +289,7 @@ def make_parts(
         state=example.state.shape[-1],
         calls=learner_calls(config),
         axis=axis,
+        proximal=proximal,
     )
     return env, learner
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxqmix.federated.aggregate import Tree
 from jaxqmix.federated.config import FederationConfig
+from jaxqmix.federated.door import leaves_by_name
 
 Message = Any
 
@@ -86,7 +87,7 @@ def shrinks(shape: tuple[int, ...], rank: int) -> bool:
 def make_codec(config: FederationConfig, like: Tree) -> Codec:
     """Binds a codec to the shapes of updates."""
     leaves, structure = jax.tree.flatten(like)
-    shapes = [tuple(leaf.shape) for leaf in leaves]
+    names, shapes = list(leaves_by_name(like)), [tuple(leaf.shape) for leaf in leaves]
     kind, share, rank = config.compression, config.keep_share, config.rank
 
     def encode_leaf(key: jax.Array, leaf: jax.Array) -> Message:
@@ -109,13 +110,14 @@ def make_codec(config: FederationConfig, like: Tree) -> Codec:
         return message[0]
 
     def encode(key: jax.Array, update: Tree) -> Message:
-        """What is sent: a list of tuples of arrays. Consumes the key once."""
-        keys = jax.random.split(key, len(shapes))
-        return [encode_leaf(k, leaf) for k, leaf in zip(keys, jax.tree.leaves(update), strict=True)]
+        """What is sent: a tuple of arrays for each leaf, by its name. Consumes the key once."""
+        keys = jax.random.split(key, len(names))
+        parts = zip(names, keys, jax.tree.leaves(update), strict=True)
+        return {name: encode_leaf(k, leaf) for name, k, leaf in parts}
 
     def decode(message: Message) -> Tree:
         """The update that a message tells of."""
-        parts = [decode_leaf(part, shape) for part, shape in zip(message, shapes, strict=True)]
+        parts = [decode_leaf(message[n], shape) for n, shape in zip(names, shapes, strict=True)]
         return jax.tree.unflatten(structure, parts)
 
     return Codec(encode, decode, kind in ("top-k", "low-rank"))

@@ -34,7 +34,11 @@ class Verdicts:
 def leaves_by_name(tree: Any) -> dict[str, Any]:
     """A tree's leaves by their names, such as `agent.dense_0.kernel`."""
     found = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {".".join(str(getattr(key, "key", key)) for key in path): leaf for path, leaf in found}
+
+    def word(key: Any) -> str:
+        return str(getattr(key, "key", getattr(key, "idx", key)))
+
+    return {".".join(map(word, path)): leaf for path, leaf in found}
 
 
 def check(update: dict[str, np.ndarray], like: Tree) -> Tree:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -112,8 +112,32 @@ def td_loss(
     return loss, {"loss": loss, "mean_q": jnp.sum(weight * team) / count}
 
 
-def make_optimiser(config: LearnerConfig, steps: int) -> optax.GradientTransformation:
-    """Clipped RAdam; the learning rate holds, then falls linearly over `steps` in all."""
+class Anchor(NamedTuple):
+    """State of `pull_to_anchor`."""
+
+    anchor: Parameters
+
+
+def pull_to_anchor(strength: float) -> optax.GradientTransformation:
+    """Adds the gradient of strength / 2 x the squared distance to the anchor, at first the initial
+    weights (FedProx: Li et al. 2020, "Federated Optimization in Heterogeneous Networks")."""
+
+    def update(grads: Parameters, state: Anchor, parameters: Parameters) -> tuple:
+        pulled = jax.tree.map(
+            lambda g, own, anchor: g + strength * (own - anchor), grads, parameters, state.anchor
+        )
+        return pulled, state
+
+    return optax.GradientTransformation(Anchor, update)
+
+
+def make_optimiser(
+    config: LearnerConfig, steps: int, proximal: float = 0.0
+) -> optax.GradientTransformation:
+    """Clipped RAdam; the learning rate holds, then falls linearly over `steps` in all.
+
+    With `proximal`, weights are pulled to an anchor that strongly.
+    """
     hold = int(config.learning_rate_hold * steps)
     rate = optax.join_schedules(
         [
@@ -126,7 +150,8 @@ def make_optimiser(config: LearnerConfig, steps: int) -> optax.GradientTransform
         ],
         [hold],
     )
-    return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.radam(rate))
+    parts = [optax.clip_by_global_norm(config.max_gradient_norm), optax.radam(rate)]
+    return optax.chain(*([pull_to_anchor(proximal)] if proximal else []), *parts)
 
 
 def averaging_share(calls: jax.Array, decay: float) -> jax.Array:
@@ -152,6 +177,7 @@ def make_learner(
     state: int,
     calls: int,
     axis: str | None = None,
+    proximal: float = 0.0,
 ) -> Learner:
     """Binds the static sizes.
 
@@ -163,10 +189,11 @@ def make_learner(
       state: S of the mixer's state.
       calls: learner calls in the run, for the learning rate.
       axis: of `distributed.on_each_device`, where `update` gets this device's sequences.
+      proximal: as in `make_optimiser`.
     """
     initialise_agent, agent = make_agent(config, features, actions)
     initialise_mixer, mixer = make_mixer(config, drones, state)
-    optimiser = make_optimiser(config, calls * config.epochs * config.minibatches)
+    optimiser = make_optimiser(config, calls * config.epochs * config.minibatches, proximal)
     gradient = jax.grad(td_loss, has_aux=True)
 
     def initialise(key: jax.Array) -> LearnerState:

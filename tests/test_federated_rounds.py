@@ -1,0 +1,133 @@
+"""Rounds: who takes part, who is away, who attacks, and what a round changes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxqmix import compilation
+from jaxqmix.config import ConfigError
+from jaxqmix.federated.conditions import attacked, draw_away
+from jaxqmix.federated.config import FederationConfig
+from jaxqmix.federated.local import allot, make_groups, site_config
+from jaxqmix.federated.rounds import make_program
+from jaxqmix.federated.sites import find_sites
+from jaxqmix.learner.update import pull_to_anchor
+from jaxqmix.validate import MISSION
+
+TINY = dataclasses.replace(MISSION, env=dataclasses.replace(MISSION.env, horizon=10))
+
+
+def test_places_in_a_round_are_allotted_in_proportion():
+    assert allot(5, [10]) == [5]
+    assert allot(5, [6, 3, 1]) == [3, 1, 1]
+    assert allot(10, [4, 3, 3]) == [4, 3, 3]
+    assert allot(3, [8, 1, 1]) == [1, 1, 1]
+    with pytest.raises(ConfigError, match="per_round = 1 is not allowed: the swarms have 2 sizes"):
+        allot(1, [1, 1])
+
+
+def test_sites_of_one_size_are_a_group_and_keep_the_clock_of_the_federation():
+    federation = FederationConfig(sites=5, drones=(2, 3), rounds=3, local_env_steps=80)
+    sites, _ = find_sites(federation, TINY)
+    two, three = make_groups(TINY, federation, sites)
+    assert two.sites == (0, 2, 4) and three.sites == (1, 3)
+    assert (two.chosen, three.chosen) == (3, 2)
+    assert (two.config.env.drones, three.config.env.drones) == (2, 3)
+    # 40 env steps an iteration: a whole site flies two in a round, one that works half, one.
+    assert all(1 <= work <= 2 for group in (two, three) for work in group.work)
+    own = site_config(TINY, federation, 2)
+    assert own.iterations == 6
+    assert own.training.epsilon_decay_steps == TINY.training.epsilon_decay_steps // 5
+
+
+def test_fedprox_pulls_to_where_the_round_began():
+    pull = pull_to_anchor(0.5)
+    state = pull.init({"w": jnp.array([1.0, 2.0])})
+    grads, after = pull.update({"w": jnp.array([0.1, 0.2])}, state, {"w": jnp.array([3.0, 2.0])})
+    np.testing.assert_allclose(grads["w"], [0.1 + 0.5 * 2.0, 0.2])
+    assert after is state
+
+
+@pytest.mark.parametrize("pattern", ["random", "periodic", "burst"])
+def test_sites_are_away_as_often_as_asked(pattern):
+    config = FederationConfig(dropout=0.3, dropout_pattern=pattern)
+
+    def step(before, number):
+        key = jax.random.fold_in(jax.random.key(0), number)
+        away = draw_away(key, before, number, config)
+        return away, away
+
+    _, away = jax.lax.scan(step, jnp.zeros(10, bool), jnp.arange(2000))
+    away = np.asarray(away)
+    # Bursts of four rounds: the standard error of the mean is about 0.01.
+    assert abs(away.mean() - 0.3) < 0.04
+    again = (away[1:] & away[:-1]).sum() / away[:-1].sum()
+    low, high = {"random": (0.25, 0.35), "periodic": (0.6, 0.7), "burst": (0.7, 0.8)}[pattern]
+    assert low < again < high
+    if pattern == "periodic":
+        assert (away[:10].sum(axis=0) == 3).all() and (away[10:20] == away[:10]).all()
+
+
+def test_attacks_by_hand():
+    updates = {"a": jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])}
+    weight, hostile = jnp.ones(3), jnp.array([False, True, False])
+    sent = {
+        kind: attacked(jax.random.key(0), updates, weight, hostile, kind)
+        for kind in ("sign-flip", "scale", "nan", "weight", "noise", "copy")
+    }
+    for tree, _ in sent.values():
+        np.testing.assert_array_equal(tree["a"][::2], updates["a"][::2])
+    middle = {kind: np.asarray(tree["a"][1]) for kind, (tree, _) in sent.items()}
+    assert list(middle["sign-flip"]) == [-3, -4] and list(middle["scale"]) == [300, 400]
+    assert np.isnan(middle["nan"]).all() and list(middle["copy"]) == [1, 2]
+    assert list(middle["weight"]) == [-3, -4] and list(sent["weight"][1]) == [1, 1e9, 1]
+    assert np.linalg.norm(middle["noise"]) > 5
+
+
+@pytest.fixture(name="quickly")
+def compiled_quickly(monkeypatch):
+    """Little runs, much compiles."""
+    monkeypatch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
+
+
+def test_rounds(quickly):
+    federation = FederationConfig(
+        sites=4, per_round=3, minimum=2, rounds=4, local_env_steps=80, aggregate="fedprox",
+        compression="top-k", dropout=0.4, attackers=1, attack="nan",
+    )  # fmt: skip
+    sites, _ = find_sites(federation, TINY)
+    program = make_program(TINY, federation, sites)
+    after = jax.device_get(program.initialise(0))
+    first, seen = after, set()
+    for number in range(6):
+        before = after
+        state, outcome = program.round(program.place(before))
+        after, outcome = jax.device_get((state, outcome))
+        reached, hostile = outcome.reached, outcome.site == 3
+        work = np.array(program.groups[0].work)[outcome.site]
+        assert (outcome.env_steps == np.where(reached, work * 40, 0)).all()
+        assert (outcome.verdicts.infinite == (reached & hostile)).all()
+        assert (outcome.admitted == (reached & ~hostile)).all()
+        # Fewer than asked for: nothing changes.
+        enough = outcome.admitted.sum() >= 2
+        assert outcome.aggregated == enough and (outcome.change > 0) == enough
+        seen |= {bool(enough), *(("away",) if not reached.all() else ())}
+        # Swarms fly on where sites trained, and nowhere else.
+        moved = (after.groups[0].key != before.groups[0].key).any(axis=1)
+        assert set(np.flatnonzero(moved)) == set(outcome.site[reached])
+        # The learning rate follows the federation's clock, the optimiser's moments the site's own.
+        trained = outcome.site[reached]
+        (count,) = jax.tree.leaves(after.groups[0].learner.optimiser[-1][-1])
+        assert (count[trained] == (number * 2 + work[reached]) * 2).all()
+        assert after.round == number + 1
+    assert seen == {True, False, "away"}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.server.weights))
+    assert any(np.abs(leaf).any() for leaf in jax.tree.leaves(after.residuals))
+    # Of the same seed, the same beginning.
+    again = jax.device_get(program.initialise(0))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
