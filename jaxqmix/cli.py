@@ -101,6 +101,8 @@ class Evaluate:
     no_compare: bool = False
     """Leave out the best scripted planner, to compare with; planners fly the same cities once, and
     their figures are kept."""
+    site: Annotated[str | None, optional("SITE", "none")] = None
+    """Of a federation's run: this site's policy and cities; a number or a name."""
     json: Annotated[Path | None, optional("FILE", "none")] = None
     """Write the report here."""
     trajectories: Annotated[Path | None, optional("FILE.npz", "none")] = None
@@ -366,6 +368,10 @@ def evaluate_command(arguments: list[str]) -> int:
     from jaxqmix import api, comparison
     from jaxqmix.console import show_report
 
+    if given.site is not None and name is not None:
+        from jaxqmix.federated.run import site_folder
+
+        name = str(site_folder(Path(name), given.site))
     flyer = find_flyer(name, given.planner, given.drones, given.city, world)
     flown = {"episodes": given.episodes, "seed": given.seed, "to_horizon": given.to_horizon}
     report, episodes = api.evaluate(
@@ -552,15 +558,19 @@ def demo_command(arguments: list[str]) -> int:
     return demo.demo(arguments, run)
 
 
-def later(name: str) -> Callable[[list[str]], int]:
-    """A command of `world_commands`, imported when it is called."""
-    return lambda arguments: getattr(import_module("jaxqmix.world_commands"), f"{name}_command")(
+def later(name: str, module: str = "world_commands") -> Callable[[list[str]], int]:
+    """A command of another module, imported when it is called."""
+    return lambda arguments: getattr(import_module(f"jaxqmix.{module}"), f"{name}_command")(
         arguments
     )
 
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("PRESET [--setting value ...]   " + ", ".join(PRESETS), train_command),
+    "federate": (
+        "PRESET [--sites N ...]   one policy of sites that share no flights",
+        later("federate", "federated.command"),
+    ),
     "evaluate": ("RUN [--planner NAME]   fly held-out cities and judge them", evaluate_command),
     "render": ("RUN --out FILE   draw an episode: .png, .gif, .mp4 or .html", render_command),
     "plot": ("RUN [RUN ...] --out FILE   draw training curves", plot_command),

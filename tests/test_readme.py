@@ -23,11 +23,19 @@ WRITTEN = dict.fromkeys([*LINES, *re.findall(r"`([^`\n]+)`", PROSE)])
 """Lines of blocks and words in the text that are code, each once."""
 ELSEWHERE = ("jaxqmix demo", "jaxqmix validate")
 """Commands with tests of their own: one asks questions, the other takes long."""
+FEDERATED = [
+    line
+    for line in WRITTEN
+    if re.match(r"jaxqmix federate (?!PRESET)|jaxqmix evaluate .*--site", line)
+]
+"""They compile for long: here they are only understood; `test_federated_training.py` runs such."""
 COMMANDS = [
     line
     for line in WRITTEN
     # Words in capitals stand for something.
-    if line.startswith("jaxqmix ") and not re.search(r"\b[A-Z]+\b", line) and line not in ELSEWHERE
+    if line.startswith("jaxqmix ")
+    and not re.search(r"\b[A-Z]+\b", line)
+    and line not in (*ELSEWHERE, *FEDERATED)
 ]
 BENCHMARKS = [line for line in WRITTEN if line.startswith("python benchmarks/")]
 FOLDER = Path(__file__).parents[1]
@@ -74,6 +82,17 @@ def test_every_command_runs(capsys):
         assert Path(file).stat().st_size > 0
 
 
+@pytest.mark.parametrize("line", FEDERATED)
+def test_federations_are_understood(line, monkeypatch):
+    monkeypatch.setattr("jaxqmix.federated.command.run", lambda given: 7)
+    monkeypatch.setattr("jaxqmix.federated.run.site_folder", lambda run, site: Understood.now())
+    if "--site " in line:
+        with pytest.raises(Understood):
+            cli.run(shlex.split(line)[1:])
+    else:
+        assert cli.run(shlex.split(line)[1:]) == 7
+
+
 def test_commands_of_the_table_exist():
     named = set(re.findall(r"^\| `jaxqmix (\w+)", TEXT, flags=re.MULTILINE))
     assert named == set(cli.COMMANDS)
@@ -98,7 +117,12 @@ def test_every_setting_exists(capsys):
 
 
 class Understood(Exception):
-    """Raised in place of the work of a benchmark, once it has read its arguments."""
+    """Raised in place of the work of a command, once it has read its arguments."""
+
+    @classmethod
+    def now(cls) -> None:
+        """Raises it."""
+        raise cls
 
 
 LONG = runpy.run_path(str(FOLDER / "benchmarks" / "run_all.py"))["LONG"]

@@ -1,0 +1,269 @@
+"""A federation of real processes: what a site and the server do, whatever carries the messages.
+
+The same functions as in the simulation (`rounds.py`). A message is a set of arrays by name, with
+the env steps that its site claims; what does not fit is turned away and named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from jaxqmix.compilation import jit
+from jaxqmix.config import RunConfig, require, to_dict
+from jaxqmix.config import from_dict as run_config
+from jaxqmix.federated import door
+from jaxqmix.federated.aggregate import Tree, make_aggregator
+from jaxqmix.federated.compression import make_codec
+from jaxqmix.federated.config import FederationConfig, from_dict
+from jaxqmix.federated.local import (
+    Group,
+    begin_site,
+    iterations_of_round,
+    local_training,
+    make_groups,
+    ordinary,
+    shared_parts,
+)
+from jaxqmix.federated.rounds import (
+    FEDERATION,
+    Server,
+    begin_server,
+    receive,
+    site_seeds,
+    weights_of,
+)
+from jaxqmix.federated.sites import Site, find_sites, ranges
+from jaxqmix.types import replace
+
+Arrays = dict[str, np.ndarray]
+"""A tree's arrays by name; see `door.leaves_by_name`."""
+
+
+def as_text(config: RunConfig, federation: FederationConfig) -> str:
+    """All settings as one line, which the server sends to the sites."""
+    settings = {"config": to_dict(config), "federation": dataclasses.asdict(federation)}
+    return json.dumps(settings, separators=(",", ":"))
+
+
+def from_text(text: str) -> tuple[RunConfig, FederationConfig]:
+    """Settings from `as_text`; raises `ConfigError` on unknown ones."""
+    settings = json.loads(text)
+    return run_config(settings["config"]), from_dict(settings["federation"])
+
+
+def as_arrays(tree: Tree) -> Arrays:
+    """A tree's arrays by name, on the host."""
+    return {name: np.asarray(leaf) for name, leaf in door.leaves_by_name(tree).items()}
+
+
+class Shared:
+    """What a site and the server agree on."""
+
+    def __init__(self, config: RunConfig, federation: FederationConfig):
+        """Raises `ConfigError` on settings that do not fit, or that a network cannot carry out."""
+        self.config, self.federation = config, federation
+        self.sites: Sequence[Site] = find_sites(federation, config)[0]
+        self.groups = make_groups(config, federation, self.sites)
+        self.parts = shared_parts(federation, self.groups)
+        self.rule = make_aggregator(federation)
+        self.like = jax.eval_shape(lambda: self.weights_of(self.begin(0)))
+        self.codec = make_codec(federation, self.like)
+
+    def begin(self, number: int) -> Any:
+        """The state of a site before the first round."""
+        seed = site_seeds(self.config.training.seed, len(self.sites))[number]
+        domain = jax.tree.map(lambda leaf: leaf[0], ranges([self.sites[number].domain]))
+        return begin_site(seed, domain, self.group(number))
+
+    def group(self, number: int) -> Group:
+        """The group of a site."""
+        return next(group for group in self.groups if number in group.sites)
+
+    def weights_of(self, state: Any) -> Tree:
+        """What is aggregated of a site's parameters."""
+        return weights_of(state.learner, self.parts)
+
+
+class SiteNode(Shared):
+    """A site in a process of its own.
+
+    Its state lies in a file, so that it goes on where it was when its process is killed.
+    """
+
+    def __init__(self, config: RunConfig, federation: FederationConfig, number: int, folder: Path):
+        """Binds a site; raises `ConfigError` when there is none of this number."""
+        super().__init__(config, federation)
+        allowed = f"must lie between 0 and {len(self.sites) - 1}"
+        require(0 <= number < len(self.sites), "site", number, allowed)
+        self.number, self.file = number, folder / f"site-{number:02d}.npz"
+        group = self.group(number)
+        work = group.work[group.sites.index(number)]
+        iterations = iterations_of_round(config, federation)
+        self._domain = jax.tree.map(lambda leaf: leaf[0], ranges([self.sites[number].domain]))
+        self._work = jnp.int32(work)
+
+        # What differs between sites is an argument: all find the same program in the cache.
+        def train(key: jax.Array, state: Any, residual: Any, start: Tree, rounds: jax.Array,
+                  domain: Any, work: jax.Array):  # fmt: skip
+            clock = rounds * iterations
+            state, update, metrics = local_training(state, start, domain, work, clock, group)
+            feedback, unravel = self.codec.feedback, ravel_pytree(start)[1]
+            update = update + residual if feedback else update
+            message = self.codec.encode(key, unravel(update))
+            if feedback:
+                residual = update - ravel_pytree(self.codec.decode(message))[0]
+            return state, residual, message, metrics
+
+        self._train = jit(train)
+        self._begin = jit(functools.partial(self.begin, number), once=True)
+        self.env_steps = work * config.iteration_steps
+
+    def train(self, start: Arrays, rounds: int) -> tuple[Arrays, dict[str, float]]:
+        """Trains on from the global weights.
+
+        Args:
+          start: global weights.
+          rounds: that are over.
+
+        Returns:
+          The message's arrays, and metrics with `site` and `env_steps`.
+        """
+        state, residual = self._load()
+        key = jax.random.fold_in(jax.random.key(self.config.training.seed), FEDERATION)
+        key = jax.random.fold_in(jax.random.fold_in(key, self.number), rounds)
+        weights = door.check(start, self.like)
+        state, residual, message, metrics = self._train(
+            key, state, residual, weights, jnp.int32(rounds), self._domain, self._work
+        )
+        self._save((state, residual))
+        told = {name: float(value) for name, value in metrics.items()}
+        return as_arrays(message), told | {"site": self.number, "env_steps": self.env_steps}
+
+    def _load(self) -> tuple[Any, Any]:
+        """The site's state and residual, from its file where there is one."""
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.like))
+        residual = np.zeros(size, np.float32) if self.codec.feedback else ()
+        if not self.file.exists():
+            return self._begin(), residual
+        like, structure = jax.tree.flatten((jax.eval_shape(self._begin), residual))
+        with np.load(self.file) as saved:
+            found = [saved[f"leaf_{place}"] for place in range(len(saved.files))]
+        same = [leaf.shape for leaf in found] == [leaf.shape for leaf in like]
+        require(same, "folder", self.file.parent, "it holds a site of another federation")
+        return jax.tree.unflatten(structure, found)
+
+    def _save(self, both: tuple[Any, Any]) -> None:
+        """Writes the file whole or not at all."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.file.with_suffix(".part")
+        leaves = {f"leaf_{n}": np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(both))}
+        with part.open("wb") as file:
+            np.savez(file, **leaves)
+        part.replace(self.file)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What came from a site."""
+
+    node: str
+    """Who sent it, for messages."""
+    arrays: Arrays
+    env_steps: float
+    """As it claims."""
+    order: float = 0.0
+    """Replies are added up in this order, so that results do not depend on who was first."""
+
+
+class ServerNode(Shared):
+    """The server: its weights, and how replies change them."""
+
+    def __init__(self, config: RunConfig, federation: FederationConfig):
+        """Begins with the weights that the simulation begins with."""
+        super().__init__(config, federation)
+        first = self.groups[0].sites[0]
+        weights = jit(lambda: self.weights_of(self.begin(first)), once=True)()
+        self.server: Server = begin_server(weights, federation, self.rule)
+        self.rounds = 0
+        self._message = jax.eval_shape(
+            self.codec.encode, jax.eval_shape(lambda: jax.random.key(0)), self.like
+        )
+        self._aggregate = jit(self._next)
+
+    @property
+    def weights(self) -> Arrays:
+        """The global weights."""
+        return as_arrays(self.server.weights)
+
+    def _next(
+        self, key: jax.Array, server: Server, messages: Any, weight: jax.Array, arrived: jax.Array
+    ) -> tuple[Server, jax.Array, Any]:
+        """The server after messages [M, ...]."""
+        updates = jax.vmap(lambda message: ravel_pytree(self.codec.decode(message))[0])(messages)
+        # All sites begin from the newest weights.
+        age = jnp.zeros(arrived.shape[0], jnp.int32)
+        return receive(key, server, updates, weight, arrived, age, self.federation, self.rule)
+
+    def aggregate(self, replies: Sequence[Reply]) -> dict[str, Any]:
+        """One round's replies change the weights; what does not fit is turned away.
+
+        Returns:
+          What happened: `admitted` and `refused` by node, and whether enough came.
+        """
+        size, refused, messages, weight = self.federation.per_round, {}, [], []
+        names: list[str] = []
+        for reply in sorted(replies, key=lambda reply: (reply.order, reply.node))[:size]:
+            try:
+                messages.append(door.check(reply.arrays, self._message))
+            except door.UpdateRefused as error:
+                refused[reply.node] = str(error)
+                continue
+            weight.append(reply.env_steps)
+            names.append(reply.node)
+        absent = size - len(messages)
+        nothing = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._message)
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *messages, *[nothing] * absent)
+        weight = np.array([*weight, *[0.0] * absent], np.float32)
+        arrived = np.arange(size) < len(messages)
+        key = jax.random.fold_in(jax.random.key(self.config.training.seed), FEDERATION + 1)
+        self.server, admitted, said = self._aggregate(
+            jax.random.fold_in(key, self.rounds), self.server, stacked, weight, arrived
+        )
+        self.rounds += 1
+        for place, node in enumerate(names):
+            if said.infinite[place]:
+                refused[node] = "its numbers are too large"
+            if said.weight[place]:
+                refused[node] = f"it claims {float(weight[place])} env steps"
+        enough = int(admitted.sum()) >= self.federation.minimum
+        return {
+            "round": self.rounds,
+            "admitted": [node for node, good in zip(names, admitted, strict=False) if good],
+            "refused": refused,
+            "aggregated": enough,
+            "capped": [n for n, cut in zip(names, said.capped, strict=False) if cut],
+            "clipped": [n for n, cut in zip(names, said.clipped, strict=False) if cut],
+        }
+
+    def save(self, folder: Path) -> None:
+        """Leaves an ordinary run's folder with the global policy."""
+        from jaxqmix.checkpoints import Checkpoints
+        from jaxqmix.runner import make_folder
+
+        first = self.groups[0]
+        state = jit(lambda: self.begin(first.sites[0]), once=True)()
+        parameters = state.learner.parameters | self.server.weights
+        learned = replace(state.learner, parameters=parameters, average=parameters)
+        make_folder(folder, first.config)
+        writer = Checkpoints(folder, first.config, 0)
+        writer.save("final", self.rounds, ordinary(replace(state, learner=learned)))

@@ -1,0 +1,90 @@
+"""Sites and a server in processes of their own: the same rules as in the simulation."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import federated_probes
+import jax
+import numpy as np
+import pytest
+
+import jaxqmix
+from jaxqmix import checkpoints, compilation
+from jaxqmix.federated.config import FederationConfig
+from jaxqmix.federated.nodes import Reply, ServerNode, SiteNode, as_text, from_text
+from jaxqmix.federated.rounds import make_program
+from jaxqmix.validate import MISSION
+
+TINY = dataclasses.replace(MISSION, env=dataclasses.replace(MISSION.env, horizon=10))
+TWO = FederationConfig(
+    sites=2, per_round=2, minimum=1, rounds=3, local_env_steps=40, compression="top-k"
+)
+
+
+@pytest.fixture(autouse=True)
+def known_sites(monkeypatch):
+    federated_probes.use(monkeypatch)
+    monkeypatch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
+
+
+def reply(node, arrays, metrics):
+    return Reply(str(node), arrays, metrics["env_steps"], metrics["site"])
+
+
+def test_settings_travel_as_text():
+    assert from_text(as_text(TINY, TWO)) == (TINY, TWO)
+
+
+def test_two_nodes_equal_the_simulation(tmp_path):
+    server = ServerNode(TINY, TWO)
+    program = make_program(TINY, TWO, server.sites)
+    state = program.initialise(TINY.training.seed)
+    for a, b in zip(jax.tree.leaves(state.server.weights), jax.tree.leaves(server.server.weights),
+                    strict=True):  # fmt: skip
+        np.testing.assert_allclose(a, b, atol=1e-7)
+    nodes = [SiteNode(TINY, TWO, number, tmp_path) for number in range(2)]
+    for rounds in range(2):
+        if rounds == 1:  # killed and restarted: it goes on from its file
+            nodes[1] = SiteNode(TINY, TWO, 1, tmp_path)
+        sent = [node.train(server.weights, rounds) for node in nodes]
+        # The second node answers first.
+        report = server.aggregate([reply(n, *sent[n]) for n in (1, 0)])
+        assert report["admitted"] == ["0", "1"] and report["aggregated"]
+        state, _ = program.round(state)
+    for a, b in zip(jax.tree.leaves(state.server.weights), jax.tree.leaves(server.server.weights),
+                    strict=True):  # fmt: skip
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+
+    before = server.weights
+    arrays, metrics = sent[0]
+    name = next(iter(arrays))
+    hostile = {
+        "one is missing": {n: a for n, a in arrays.items() if n != name},
+        "NaN": arrays | {name: np.full_like(arrays[name], 0) * np.float32("nan")},
+        "another shape": arrays | {name: np.zeros((1, 2, 3), arrays[name].dtype)},
+    }
+    for arrays in hostile.values():
+        report = server.aggregate([reply("bad", arrays, metrics)])
+        assert set(report["refused"]) == {"bad"} and not report["aggregated"]
+    report = server.aggregate([reply("liar", sent[0][0], metrics | {"env_steps": float("nan")})])
+    assert "claims nan env steps" in report["refused"]["liar"]
+    assert server.aggregate([])["aggregated"] is False
+    for part, array in server.weights.items():
+        np.testing.assert_array_equal(array, before[part])
+    server.save(tmp_path / "run")
+    config, parameters, _ = checkpoints.load(tmp_path / "run")
+    assert config.env == TINY.env and set(parameters) == {"agent", "mixer"}
+
+
+def test_only_one_file_imports_flower():
+    package = Path(jaxqmix.__file__).parent
+    found = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found |= {path.name for name in names if name.split(".")[0] == "flwr"}
+    assert found <= {"flower.py"}
