@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxqmix.config import ConfigError
@@ -215,3 +216,20 @@ def test_what_the_time_does_not_allow_is_left_out(monkeypatch, tmp_path, capsys)
     gpu.main(given)
     assert "one and what follows are left out" in capsys.readouterr().out
     assert not given.out.exists()
+
+
+def test_sites_alone_fly_their_own_cities_and_others(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    federated = importlib.import_module("federated")
+
+    def evaluate(agents, seed, episodes, stream):
+        place = np.arange(3.0)[:, None]  # two sites and a stranger
+        return dict.fromkeys(federated.METRICS, np.repeat(10 * agents + place, episodes, axis=1))
+
+    given = types.SimpleNamespace(strangers=1, episodes=2)
+    agents = np.array([[0.0], [1.0]])
+    row = federated.flown_alone(evaluate, agents, 2, given)
+    assert row["t90"] == row["t90_of_own"] == (0 + 11) / 2
+    assert row["t90_of_others"] == (1 + 10) / 2 and row["t90_of_strangers"] == (2 + 12) / 2
+    row = federated.flown(evaluate, agents[1], 2, given)
+    assert row["t90"] == (10 + 11) / 2 and row["t90_of_strangers"] == 12
