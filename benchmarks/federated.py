@@ -29,8 +29,8 @@ from jaxqmix.federated.evaluate import (
     SitesEvaluator,
     by_number,
     everywhere,
-    fine_tune,
     make_evaluator,
+    make_tuner,
 )
 from jaxqmix.federated.local import iterations_of_round
 from jaxqmix.federated.rounds import make_program
@@ -150,8 +150,9 @@ def alone(
     )
     program = make_program(config, once, sites)
     steps = iterations_of_round(config, once) * config.iteration_steps * count
+    tune = make_tuner(program, each, clock=0)
     for seed in seeds:
-        states = fine_tune(program, program.initialise(seed), each, clock=0)
+        states = tune(program.initialise(seed))
         yield by_number(program, [state.learner.average["agent"] for state in states]), steps
 
 

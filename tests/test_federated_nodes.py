@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import tomllib
 from pathlib import Path
 
 import federated_probes
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 
 import jaxqmix
-from jaxqmix import checkpoints, compilation
+from jaxqmix import checkpoints, cli, compilation
 from jaxqmix.federated.config import FederationConfig
 from jaxqmix.federated.nodes import Reply, ServerNode, SiteNode, as_text, from_text
 from jaxqmix.federated.rounds import make_program
+from jaxqmix.presets import preset
 from jaxqmix.validate import MISSION
 
 TINY = dataclasses.replace(MISSION, env=dataclasses.replace(MISSION.env, horizon=10))
@@ -36,6 +38,17 @@ def reply(node, arrays, metrics):
 
 def test_settings_travel_as_text():
     assert from_text(as_text(TINY, TWO)) == (TINY, TWO)
+
+
+def test_an_app_holds_the_settings(tmp_path, capsys):
+    words = "federate quick --rounds 7 --local-env-steps 900 --env.drones 3"
+    run, app = tmp_path / "it's here", tmp_path / "app"
+    assert cli.run([*words.split(), "--flower", str(app), "--out", str(run)]) == 0
+    assert str(run) in capsys.readouterr().out and not run.exists()
+    held = tomllib.loads((app / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    config, federation = from_text(held["settings"])
+    assert config == preset("quick", **{"env.drones": 3}) and held["out"] == str(run)
+    assert federation == FederationConfig(rounds=7, local_env_steps=900)
 
 
 def test_two_nodes_equal_the_simulation(tmp_path):

@@ -40,6 +40,10 @@ class Federate:
         tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: runs/PRESET-federated)"),
     ] = None
     """The federation's folder."""
+    flower: Annotated[
+        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: none)")
+    ] = None
+    """Fly nothing here: write an app for `flwr run`, with these settings, to this folder."""
     resume: bool = False
     """Continue the federation in --out from its newest checkpoint, bit for bit."""
 
@@ -67,6 +71,13 @@ def federate_command(arguments: list[str]) -> int:
 
 def run(given: Federate) -> int:
     """Flies a federation as the command line asks."""
+    if given.flower:
+        from jaxqmix.federated.nodes import write_app
+
+        out = (given.out or Path("runs") / f"{given.config.preset}-flower").absolute()
+        write_app(given.flower, given.config, given.federation, out)
+        print(f"wrote {given.flower / 'pyproject.toml'}; its policy will be in {out}")
+        return 0
     from jaxqmix.federated.run import federate
 
     out = given.out or Path("runs") / f"{given.config.preset}-federated"

@@ -99,20 +99,19 @@ def make_evaluator(config: RunConfig, sites: Sequence[Site], batch: int) -> Site
     return SitesEvaluator(jit(fly), mesh, batch)
 
 
-def fine_tune(
-    program: Program, state: Federation, env_steps: int, clock: int | None = None
-) -> tuple[TrainState, ...]:
-    """Every site trains the global policy on, by itself, on its own worlds.
+def make_tuner(
+    program: Program, env_steps: int, clock: int | None = None
+) -> Callable[[Federation], tuple[TrainState, ...]]:
+    """A jitted function: every site trains the global policy on, by itself, on its own worlds.
 
     Args:
       program: of the federation.
-      state: after the rounds.
       env_steps: of each site.
       clock: iterations after which the learning rate is taken up; by default those of the whole
         federation, where it is lowest.
 
     Returns:
-      The sites' states, by group [K, ...]; their averaged weights are the policies.
+      `tune(state)`: the sites' states, by group [K, ...]; their averaged weights are the policies.
     """
     iterations = max(1, env_steps // program.config.iteration_steps)
 
@@ -136,7 +135,7 @@ def fine_tune(
             )
         return tuple(tuned)
 
-    return jit(tune)(state)
+    return jit(tune)
 
 
 def by_number(program: Program, groups: Sequence[Tree]) -> Tree:

@@ -267,3 +267,44 @@ class ServerNode(Shared):
         make_folder(folder, first.config)
         writer = Checkpoints(folder, first.config, 0)
         writer.save("final", self.rounds, ordinary(replace(state, learner=learned)))
+
+
+APP = """[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "jaxqmix-federation"
+version = "1.0.0"
+description = "Sites that share no flights train one policy"
+license = "MIT"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "jaxqmix"
+
+[tool.flwr.app.components]
+serverapp = "jaxqmix.federated.flower:server"
+clientapp = "jaxqmix.federated.flower:client"
+
+[tool.flwr.app.config]
+settings = {settings}
+out = {out}
+timeout = 3600
+patience = 60
+"""
+
+
+def write_app(folder: Path, config: RunConfig, federation: FederationConfig, out: Path) -> None:
+    """Writes a Flower app with these settings, for `flwr run FOLDER`.
+
+    Raises:
+      ConfigError: on settings that do not fit.
+    """
+    find_sites(federation, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    # A string of JSON is one of TOML.
+    words = {"settings": as_text(config, federation), "out": str(out)}
+    words = {name: json.dumps(text, ensure_ascii=False) for name, text in words.items()}
+    text = APP.format(**words)
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")

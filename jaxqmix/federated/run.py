@@ -27,7 +27,7 @@ from jaxqmix.evaluation import EVALUATION, SELECTION, coverage_over_time, succes
 from jaxqmix.federated import config as federated_config
 from jaxqmix.federated import privacy
 from jaxqmix.federated.config import FederationConfig
-from jaxqmix.federated.evaluate import by_number, everywhere, fine_tune, make_evaluator
+from jaxqmix.federated.evaluate import by_number, everywhere, make_evaluator, make_tuner
 from jaxqmix.federated.local import ordinary
 from jaxqmix.federated.rounds import Outcome, Program, make_program
 from jaxqmix.federated.sites import Site, as_dicts, find_sites
@@ -333,7 +333,7 @@ class FederatedRun:
     def _personalise(self, env_steps: int) -> Report:
         """Every site trains the global policy on, on its own worlds, and flies its own cities."""
         self.listener.doing("fine-tuning at every site")
-        states = fine_tune(self.program, self.state, env_steps)
+        states = make_tuner(self.program, env_steps)(self.state)
         agents = by_number(self.program, [state.learner.average["agent"] for state in states])
         known, strangers = len(self.sites), len(self.strangers)
         others = everywhere(self.state.server.weights["agent"], strangers)
