@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxqmix.federated import nodes, rounds
+from jaxqmix.config import RunConfig
+from jaxqmix.federated import local, nodes, rounds
 from jaxqmix.learner.update import LearnerState
+from jaxqmix.training import make_parts
 from jaxqmix.types import record, replace
 
 
@@ -45,8 +48,15 @@ def local_training(
     return Probe(learned, state.trained + (work > 0)), update, metrics
 
 
+@functools.cache
+def parts(config: RunConfig, axis: None, proximal: float = 0.0) -> tuple:
+    """World and learner, traced once for all nodes of a test."""
+    return make_parts(config, axis, proximal=proximal)
+
+
 def use(patch: pytest.MonkeyPatch) -> None:
     """Puts these in the place of real training."""
+    patch.setattr(local, "make_parts", parts)
     for module in (rounds, nodes):
         patch.setattr(module, "begin_site", begin_site)
         patch.setattr(module, "local_training", local_training)

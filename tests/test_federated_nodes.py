@@ -14,6 +14,7 @@ import pytest
 
 import jaxqmix
 from jaxqmix import checkpoints, cli, compilation
+from jaxqmix.config import to_dict
 from jaxqmix.federated.config import FederationConfig
 from jaxqmix.federated.nodes import Reply, ServerNode, SiteNode, as_text, from_text
 from jaxqmix.federated.rounds import make_program
@@ -88,8 +89,9 @@ def test_two_nodes_equal_the_simulation(tmp_path):
     for part, array in server.weights.items():
         np.testing.assert_array_equal(array, before[part])
     server.save(tmp_path / "run")
-    config, parameters, _ = checkpoints.load(tmp_path / "run")
-    assert config.env == TINY.env and set(parameters) == {"agent", "mixer"}
+    (step,) = checkpoints.steps_of(tmp_path / "run", "final")
+    about = checkpoints.read_about(tmp_path / "run" / "checkpoints" / "final" / str(step))
+    assert step == server.rounds and about["config"]["env"] == to_dict(TINY)["env"]
 
 
 def test_only_one_file_imports_flower():
