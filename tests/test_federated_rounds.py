@@ -12,6 +12,7 @@ import pytest
 
 from jaxqmix import compilation
 from jaxqmix.config import ConfigError
+from jaxqmix.federated import local
 from jaxqmix.federated.conditions import attacked, draw_away
 from jaxqmix.federated.config import FederationConfig
 from jaxqmix.federated.local import allot, make_groups, site_config
@@ -140,7 +141,9 @@ def test_rounds_by_hand(probes):
     assert seen == {True, False, "away"}
 
 
-def test_stale_starts_and_swarms_of_two_sizes(probes):
+def test_stale_starts_and_swarms_of_two_sizes(probes, monkeypatch):
+    # Side by side, as on a GPU.
+    monkeypatch.setattr(local, "suggested_scale", lambda: "gpu")
     federation = FederationConfig(
         sites=5, per_round=3, minimum=1, aggregate="fedasync", drones=(2, 3), staleness=2,
         alpha=0.5,
