@@ -1,10 +1,12 @@
 """Does a run survive what breaks machines? Kills, signals, damage, full disks, clocks, rivals.
 
 Every round trains a tiny run, harms it in one way, resumes it with `--resume` until it ends, and
-compares every weight of its final checkpoint with those of a run that nobody disturbed (by the
-checksums beside them). Modes online and replay, networks mlp and gru, in turn.
+compares it with a run that nobody disturbed: all of its final checkpoint (by the checksums beside
+it) and, unless files were damaged, every figure of metrics.jsonl but speeds. Modes online and
+replay, networks mlp and gru, in turn. Every round is written down when it ends, and `--resume`
+goes on after the last.
 
-  kill     SIGKILL at a random instant, again and again
+  kill     SIGKILL at a random instant from the start on, again and again
   saving   SIGKILL while a checkpoint is being written
   term     SIGTERM, SIGHUP or Ctrl-C at a random instant; Ctrl-C twice
   damage   one random file of the stopped run flipped, zeroed, cut short or removed
@@ -13,7 +15,8 @@ checksums beside them). Modes online and replay, networks mlp and gru, in turn.
   rival    a second process resumes the run while it trains
 
 Besides: random words on the command line, memory over many iterations and evaluations, and extreme
-worlds. POSIX only: rounds are forked off this process, which never starts JAX itself.
+worlds. POSIX only: rounds are forked off this process, which never starts JAX itself; compiled
+programs are kept in a file, for tracing would take most of a round.
 """
 
 from __future__ import annotations
@@ -23,32 +26,38 @@ import contextlib
 import dataclasses
 import json
 import os
+import pickle
 import random
 import re
+import shutil
 import signal
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from common import in_one_line, parser, save, show
+from common import in_one_line, machine, parser, save, show
 
-from jaxqmix import checkpoints, cli, compilation, runner  # noqa: F401  (loaded once, for all)
+from jaxqmix import checkpoints, cli, compilation, runner
 from jaxqmix.config import CheckpointConfig, ConfigError, EvaluationConfig, RunConfig, to_dict
+from jaxqmix.metrics import read
 from jaxqmix.presets import PRESETS
+from jaxqmix.render import animation, curves  # noqa: F401  (loaded once, for all)
 from jaxqmix.validate import MISSION
 
-PATIENCE = 1200
+PATIENCE = 600
 """Seconds after which a process counts as hung, on a busy machine too."""
+PARTS = ("fuzzing", "memory", "worlds")
 WAYS = ("kill", "saving", "term", "damage", "full", "clock", "rival")
 TINY = dataclasses.replace(
     MISSION,
     preset="quick",
-    training=dataclasses.replace(MISSION.training, env_steps=2400),
+    training=dataclasses.replace(MISSION.training, env_steps=1600),
     evaluation=EvaluationConfig(every_episodes=40, episodes=2, final_episodes=2, symmetric=False),
     checkpoint=CheckpointConfig(every_episodes=10),
 )
@@ -79,6 +88,8 @@ class Process:
             code = 0
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        except BaseException:
+            traceback.print_exc()
         finally:
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
@@ -109,11 +120,59 @@ class Process:
         return self.code
 
 
-def train(config: RunConfig, run: Path, resume: bool, harm: Callable[[], Any] = lambda: None):
+def keep_programs(file: Path) -> None:
+    """Takes the compiled programs and the shapes of a run from a file, which the first run writes:
+    all processes run the very same programs, and none but the first traces and compiles."""
+    import jax
+    from jax.experimental import serialize_executable
+
+    kept = pickle.loads(file.read_bytes()) if file.exists() else {"shapes": {}}
+    trace, compile_ahead = jax.eval_shape, runner.compile_ahead
+
+    def shapes_of(function: Callable, *arguments: Any) -> Any:
+        name = f"{function.__qualname__} {arguments}"
+        if getattr(function, "__module__", None) != "jaxqmix.training":
+            return trace(function, *arguments)
+        if name not in kept["shapes"]:
+            kept["shapes"][name] = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=leaf.weak_type),
+                trace(function, *arguments),
+            )
+        return kept["shapes"][name]
+
+    def compiled(programs: Any, notice: Callable) -> tuple[dict[str, Callable], dict[str, float]]:
+        if "programs" not in kept:
+            found, effort = compile_ahead(programs, notice)
+            kept["programs"] = {}
+            for name, program in found.items():
+                data, *trees = serialize_executable.serialize(program)
+                # Trees of numbers, for descriptions of trees cannot be pickled.
+                trees = [jax.tree.unflatten(tree, range(tree.num_leaves)) for tree in trees]
+                kept["programs"][name] = data, trees
+            file.write_bytes(pickle.dumps(kept))
+            return found, effort
+        found = {}
+        for name in programs:
+            data, trees = kept["programs"][name]
+            trees = map(jax.tree.structure, trees)
+            found[name] = serialize_executable.deserialize_and_load(data, *trees)
+        return found, {"seconds": 0.0, "programs": len(found), "cached": len(found)}
+
+    jax.eval_shape, runner.compile_ahead = shapes_of, compiled
+
+
+def train(
+    config: RunConfig,
+    run: Path,
+    resume: bool,
+    harm: Callable[[], Any] = lambda: None,
+    log: str = ".log",
+) -> Process:
     """`jaxqmix train --config FILE --out RUN`, in a process of its own."""
     file = run.with_suffix(".json")
     file.write_text(json.dumps(to_dict(config)))
     words = ["train", "--config", str(file), "--out", str(run), *(["--resume"] if resume else [])]
+    programs = run.with_name(f"{config.training.mode}-{config.learner.network}.programs")
 
     def call() -> None:
         import jax
@@ -121,22 +180,25 @@ def train(config: RunConfig, run: Path, resume: bool, harm: Callable[[], Any] = 
         jax.config.update("jax_num_cpu_devices", 1)
         # Compiled quickly: what is compared is the same program, disturbed or not.
         compilation._CPU_OPTIONS["xla_backend_optimization_level"] = 0
+        keep_programs(programs)
         harm()
         cli.main(words)
 
-    return Process(run.with_suffix(".log"), call)
+    return Process(run.with_suffix(log), call)
 
 
 def has_begun(run: Path) -> bool:
     """Whether a run has something to resume."""
-    return (run / "config.json").is_file()
+    return (run / "config.json").is_file() or any(checkpoints.steps_of(run, "latest"))
 
 
-def weights(run: Path) -> dict[str, int] | None:
-    """Checksums of every leaf of the final state, or None where there is none."""
+def figures(run: Path) -> dict[str, Any] | None:
+    """Checksums of every leaf of the final state, and all rows without speeds; None where there is
+    no final state."""
     for step in checkpoints.steps_of(run, "final"):
         about = json.loads((run / "checkpoints" / "final" / str(step) / "about.json").read_text())
-        return about["leaves"]["state"]
+        rows = [{n: v for n, v in row.items() if "per_second" not in n} for row in read(run)]
+        return {"state": about["leaves"]["state"], "rows": rows}
     return None
 
 
@@ -187,14 +249,9 @@ def shake_clock(seed: int) -> None:
 
 def disturb(way: str, process: Process, run: Path, draw: random.Random, seconds: float) -> Any:
     """Harms a running process; returns its exit code if it ended by itself."""
-    latest = run / "checkpoints"
-    if way == "saving":
-        saving = lambda: any(latest.glob("*/.*.part"))  # noqa: E731
-        code = process.wait(until=saving)
-    else:
-        code = process.wait(until=lambda: has_begun(run))
-        if code is None:
-            code = process.wait(seconds=draw.uniform(0, 0.7 * seconds))
+    code = process.wait(seconds=draw.uniform(0, seconds) * (0.6 if way == "saving" else 1.0))
+    if code is None and way == "saving":
+        code = process.wait(until=lambda: any((run / "checkpoints").glob("*/.*.part")))
     if code is not None:
         return code
     if way in ("kill", "saving"):
@@ -237,7 +294,7 @@ class Round:
         for _ in range(draw.randrange(1, 4) if way in ("kill", "saving", "term") else 1):
             resume = has_begun(self.run)
             if way == "full":
-                size = draw.randrange(1_000, 200_000)
+                size = round(10 ** draw.uniform(3, 6))
                 process = self.start(resume, lambda size=size: limit_files(size))
                 code = process.wait()
             elif way == "clock":
@@ -256,19 +313,17 @@ class Round:
                     self.notes.append(harm_file(self.run, draw))
             self.harms += code != 0 or way in ("clock", "rival", "damage")
             self.check(process, code)
-            if code == 0 and weights(self.run) is not None:
+            if code == 0 and figures(self.run) is not None:
                 return
 
     def rival(self) -> None:
         """A second process in the same folder, which must be refused."""
-        log = self.run.with_suffix(".rival.log")
-        words = ["train", "--config", str(self.run.with_suffix(".json"))]
-        rival = Process(log, lambda: cli.main([*words, "--out", str(self.run), "--resume"]))
+        rival = train(self.config, self.run, resume=True, log=".rival.log")
         code = rival.wait()
         if not (code == 2 and "is writing there" in last_line(rival)) and code != 0:
             self.notes.append(f"rival: {code} {last_line(rival)[:150]}")
 
-    def end(self, expected: dict[str, int]) -> str:
+    def end(self, expected: dict[str, Any]) -> str:
         """Resumes the run until it ends; `survived`, `lost` or `differing`."""
         code, process = None, None
         for _ in range(3):
@@ -280,36 +335,55 @@ class Round:
         if code != 0:
             self.notes.append(f"{code}: {last_line(process)[:200]}")
             return "lost"
-        return "survived" if weights(self.run) == expected else "differing"
+        found = figures(self.run) or {}
+        different = [name for name in expected if found.get(name) != expected[name]]
+        if self.way == "damage" and different == ["rows"]:
+            return "survived"  # rows that were damaged are passed over
+        self.notes.extend(f"other {name}" for name in different)
+        return "differing" if different else "survived"
 
 
-def rounds(count: int, seconds: float, kinds: list[str], folder: Path) -> dict[str, Any]:
-    """So many rounds, or as many as begin within so many seconds, of runs of some kinds."""
-    expected, pace = {}, {}
-    for name in kinds:
-        config = KINDS[name]
-        run = folder / name.replace(" ", "-")
-        process = train(config, run, resume=False)
-        process.wait(until=lambda run=run: has_begun(run))
-        begun = time.monotonic()
-        code = process.wait()
-        if code != 0:
-            sys.exit(f"the undisturbed run ended with {code}: {last_line(process)}")
-        expected[name], pace[name] = weights(run), time.monotonic() - begun
-        print(f"undisturbed {name}: {pace[name]:.1f} s", flush=True)
-    found: list[dict[str, Any]] = []
+def undisturbed(config: RunConfig, run: Path) -> tuple[dict[str, Any], float]:
+    """The figures of a run that nobody disturbs, and its seconds once programs are compiled."""
+    found = []
+    for name in ("first", "second"):
+        place, begun = run.with_name(f"{run.name}-{name}"), time.monotonic()
+        process = train(config, place, resume=False)
+        if code := process.wait(seconds=10 * PATIENCE):
+            sys.exit(f"an undisturbed run ended with {code}: {last_line(process)}")
+        found.append(figures(place))
+        seconds = time.monotonic() - begun
+    if found[0] != found[1]:
+        sys.exit("two undisturbed runs differ")
+    print(f"undisturbed {run.name}: {seconds:.1f} s", flush=True)
+    return found[0], seconds
+
+
+def rounds(
+    numbers: range, seconds: float, kinds: list[str], folder: Path, note: Callable[[dict], None]
+) -> None:
+    """Rounds of runs of some kinds, none begun after so many seconds; `note` hears of each."""
     started = time.monotonic()
-    for number in range(count):
+    known: dict[str, tuple[dict[str, Any], float]] = {}
+    for number in numbers:
         if time.monotonic() - started > seconds:
             break
         way, name = WAYS[number % len(WAYS)], kinds[number // len(WAYS) % len(kinds)]
-        each = Round(way, KINDS[name], folder, number, pace[name])
+        if name not in known:
+            known[name] = undisturbed(KINDS[name], folder / name.replace(" ", "-"))
+        expected, pace = known[name]
+        begun = time.monotonic()
+        each = Round(way, KINDS[name], folder, number, pace)
         each.harm()
-        outcome = each.end(expected[name])
-        row = {"way": way, "kind": name, "harms": each.harms, "outcome": outcome}
-        found.append(row | {"notes": each.notes})
-        print(f"{number + 1}: {way}, {name}: {outcome} {'; '.join(each.notes)}", flush=True)
-    return summary_of(found)
+        outcome = each.end(expected)
+        took = round(time.monotonic() - begun, 1)
+        row = {"way": way, "kind": name, "harms": each.harms, "outcome": outcome, "seconds": took}
+        note(row | {"notes": each.notes})
+        print(f"{number + 1}: {way}, {name}: {outcome} in {took} s {'; '.join(each.notes)}",
+              flush=True)  # fmt: skip
+        if outcome == "survived":
+            for place in folder.glob(f"round-{number}*"):
+                shutil.rmtree(place) if place.is_dir() else place.unlink()
 
 
 def summary_of(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -492,38 +566,59 @@ def fly_world(settings: dict[str, Any]) -> bool:
 
 
 def main() -> None:
-    """Runs what is asked for, and writes chaos.json."""
+    """Runs what is asked for, and writes chaos.json after every round."""
     line = parser(__doc__)
     line.add_argument("--rounds", type=int, default=200)
+    line.add_argument("--resume", action="store_true", help="go on with the results in --out")
     line.add_argument("--seconds", type=float, default=1e9, help="begin no round after so many")
     line.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     line.add_argument("--cases", type=int, default=10_000, help="of fuzzing, each kind; 0: none")
     line.add_argument("--iterations", type=int, default=1000, help="for memory; 0: none")
     line.add_argument("--evaluations", type=int, default=200, help="for memory")
     line.add_argument("--worlds", type=int, default=6, help="extreme ones; 0: none")
+    line.add_argument("--scratch", type=Path, help="keep runs that did not survive here")
     arguments = line.parse_args()
     sys.excepthook = in_one_line
     results: dict[str, Any] = {}
+    before = arguments.out / "chaos.json"
+    if arguments.resume and before.is_file():
+        results = json.loads(before.read_text())["results"]
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = arguments.scratch or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("JAXQMIX_CACHE", str(folder / "cache"))
-        results |= rounds(arguments.rounds, arguments.seconds, arguments.kinds, folder)
+        found, here = results.pop("every_round", []), ask(folder, machine)
+
+        def note(row: dict[str, Any] | None = None) -> None:
+            found.extend([row] if row else [])
+            together = summary_of(found) | results | {"every_round": found}
+            save("chaos", together, arguments.out, here)
+
+        numbers = range(len(found), arguments.rounds)
+        results = {name: results[name] for name in PARTS if name in results}
+        rounds(numbers, arguments.seconds, arguments.kinds, folder, note)
         if arguments.cases:
             results["fuzzing"] = fuzz(arguments.cases)
+            note()
         if arguments.iterations:
             asked = arguments.iterations, arguments.evaluations
             for kind in ("online mlp", "replay mlp"):
                 grown = ask(folder, lambda kind=kind: memory(KINDS[kind], *asked))
                 results.setdefault("memory", {})[kind] = grown
+                note()
+        if arguments.worlds:
+            results["worlds"] = []
         for seed in range(arguments.worlds):
             world = extreme_world(seed)
             finite = ask(folder, lambda world=world: fly_world(world))
-            results.setdefault("worlds", []).append(world | {"finite": finite})
-    rows = [[way, *counts.values()] for way, counts in results["by_way"].items()]
+            results["worlds"].append(world | {"finite": finite})
+            note()
+    summary = summary_of(found)
+    rows = [[way, *counts.values()] for way, counts in summary["by_way"].items()]
     names = ("way", "tried", "harms", "survived", "lost", "differing", "hung", "tracebacks")
-    show(f"{results['rounds']} rounds", names, rows)
-    save("chaos", results, arguments.out)
-    wrong = results["noted"] + [w for w in results.get("worlds", []) if w["finite"] is not True]
+    show(f"{summary['rounds']} rounds", names, rows)
+    note()
+    wrong = summary["noted"] + [w for w in results.get("worlds", []) if w["finite"] is not True]
     sys.exit(bool(wrong))
 
 

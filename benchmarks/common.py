@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import platform
 import re
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -228,7 +230,7 @@ def chained(step: Callable[[Any], Any], state: Any) -> Callable[[], Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Device, cores, versions and the command."""
+    """Device, cores, versions, commit, day and the command."""
     packages = ("jaxqmix", "jax", "jaxlib", "flax", "optax", "numpy")
     return {
         "device": str(jax.devices()[0].device_kind),
@@ -239,9 +241,20 @@ def machine() -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "compilation_cache": bool(jax.config.jax_compilation_cache_dir),
         "command": " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+def _commit() -> str | None:
+    """Of the checkout, with `-dirty` where files are changed; None outside one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=True)
+        return found.stdout.decode().strip()
+    return None
 
 
 def _cores() -> int:
@@ -259,11 +272,13 @@ def _processor() -> str:
         return platform.processor()
 
 
-def save(name: str, results: Any, folder: Path = RESULTS) -> Path:
-    """Writes FOLDER/NAME.json with the machine beside the results."""
+def save(
+    name: str, results: Any, folder: Path = RESULTS, found: dict[str, Any] | None = None
+) -> Path:
+    """Writes FOLDER/NAME.json with the machine (or what another process found) beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    text = json.dumps({"machine": machine(), "results": results}, indent=2)
+    text = json.dumps({"machine": found or machine(), "results": results}, indent=2)
     # A list of numbers is one line.
     text = re.sub(r"\[[^\[\]{}\"]*\]", lambda found: " ".join(found[0].split()), text)
     path.write_text(text + "\n")

@@ -61,6 +61,9 @@ from jaxqmix.types import Episode
 DISPATCH_SECONDS = 0.5
 """Iterations sent to the devices at once take about so long: a bar moves, and Ctrl-C is heard."""
 
+LEFT = (LOCK, f".{SETTINGS}")
+"""What a process may leave that was killed before it had a run's settings written."""
+
 Report = dict[str, Any]
 
 
@@ -109,16 +112,22 @@ def interval(episodes: int, config: RunConfig) -> int:
 def check_folder(run: Path, resume: bool) -> None:
     """Raises `ConfigError` when a folder holds another run, holds none to resume, or cannot be."""
     if resume:
-        checkpoints.require_found((run / SETTINGS).is_file(), run)
+        begun = (run / SETTINGS).is_file() or has_checkpoints(run)
+        checkpoints.require_found(begun, run)
         return
     require(not run.is_file(), "out", run, "it is a file, and must be a folder")
     check_writable("out", run)
     require(
-        not run.exists() or all(each.name == LOCK for each in run.iterdir()),
+        not run.exists() or all(each.name in LEFT for each in run.iterdir()),
         "out",
         run,
         "it is not empty; add --resume to continue the run there, or choose another --out",
     )
+
+
+def has_checkpoints(run: Path) -> bool:
+    """Whether a run has saved any."""
+    return any(checkpoints.steps_of(run, kind) for kind in checkpoints.KINDS)
 
 
 def make_folder(run: Path, config: RunConfig) -> None:
@@ -138,11 +147,13 @@ def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState | None]:
     """
     try:
         saved = to_dict(from_dict(json.loads((run / SETTINGS).read_text(encoding="utf-8"))))
-    except (ValueError, RecursionError):  # a `ConfigError` too
+    except (OSError, ValueError, RecursionError):  # a `ConfigError` too
         saved = None
-    if any(checkpoints.steps_of(run, kind) for kind in checkpoints.KINDS):
+    if has_checkpoints(run):
         if saved is None:
-            warnings.warn(f"{run / SETTINGS} is damaged: it is written anew", stacklevel=2)
+            warnings.warn(
+                f"{run / SETTINGS} is missing or damaged: it is written anew", stacklevel=2
+            )
         return checkpoints.restore(run, trainer)
     checkpoints.require_found(saved is not None, run)
     checkpoints.check_settings(run, saved, to_dict(trainer.config))

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import chex
@@ -17,9 +18,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxqmix import checkpoints
+from jaxqmix import checkpoints, runner
 from jaxqmix.checkpoints import CheckpointError, Checkpoints, load, restore, steps_of
-from jaxqmix.config import ConfigError, NotFiniteError
+from jaxqmix.config import ConfigError, NotFiniteError, from_dict
 from jaxqmix.training import Trainer, make_trainer
 from jaxqmix.validate import MISSION
 
@@ -81,6 +82,21 @@ def test_what_is_saved_is_read_back(run):
     chex.assert_trees_all_equal(policy, STATES[3].learner.average)
     assert checkpoints.notes_of(run, "latest", 5) == {"best_return": 5 / 7}
     assert checkpoints.notes_of(run, "latest", 4) == {}
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "[]", "\xff", "{", "[" * 10**5, '{"env": {"drones": 0}}']
+)
+def test_settings_that_were_lost_are_known_by_the_checkpoints(run, text):
+    """A run resumes without its config.json, and writes it anew."""
+    file = run / "config.json"
+    if text is not None:
+        file.write_bytes(text.encode("latin1"))
+    runner.check_folder(run, resume=True)
+    with pytest.warns(UserWarning, match=r"config.json is missing or damaged: it is written anew"):
+        assert runner.restore(run, TRAINER)[0] == 5
+    runner.make_folder(run, MISSION)
+    assert from_dict(json.loads(file.read_text())) == MISSION
 
 
 def files_of(folder):
@@ -202,7 +218,9 @@ def test_sizes_are_bounded_before_anything_is_allocated(run, monkeypatch):
     def never(*_, **__):
         raise AssertionError("allocated")
 
-    monkeypatch.setattr(checkpoints.np, "zeros", never)
+    # In the module alone: tracing, too, makes arrays.
+    own = {name: getattr(np, name) for name in ("asarray", "issubdtype", "floating", "isfinite")}
+    monkeypatch.setattr(checkpoints, "np", types.SimpleNamespace(**own, zeros=never))
     monkeypatch.setattr(checkpoints, "host_memory", lambda: 10**10)
     ask(hidden=2**16)
     with pytest.raises(CheckpointError, match=r"asks for .* MB, and the machine has 10,000.0 MB"):

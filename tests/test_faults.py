@@ -89,6 +89,13 @@ def test_a_run_that_is_refused_leaves_no_folder(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_run_that_was_killed_before_it_began_leaves_the_folder_free(tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in (LOCK, ".config.json"):
+        (tmp_path / "run" / name).touch()
+    assert train(MISSION, tmp_path / "run")
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_signals_stop_a_run_that_trains(tmp_path, name):
     if not hasattr(signal, name):
