@@ -302,6 +302,16 @@ def test_unknown_actions_hover_and_are_told_where_asked():
     check(jnp.array([0, 6]))[0].throw()
 
 
+def test_a_program_that_is_traced_again_is_the_same_and_is_found_in_the_cache():
+    from jaxqmix.env.urban_grid import checked_actions
+
+    def program():
+        fly = jax.vmap(lambda actions: checked_actions(actions, SMALL.config))
+        return jax.jit(fly).lower(jnp.zeros((3, 2), int)).as_text()
+
+    assert program() == program()
+
+
 def load_chaos():
     """The benchmark that does the same to whole runs."""
     folder = str(Path(__file__).parent.parent / "benchmarks")

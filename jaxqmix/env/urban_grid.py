@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -129,13 +130,23 @@ def checked_actions(actions: jax.Array, config: EnvConfig) -> jax.Array:
     actions = jnp.asarray(actions)
     chex.assert_shape(actions, (config.drones,), custom_message="actions are [drones]")
     chex.assert_type(actions, int)
+    return jnp.where(look_at(actions), actions, HOVER).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, inline=True)
+def look_at(actions: jax.Array) -> jax.Array:
+    """Which actions are known, bool [N]; see `checked_actions`.
+
+    Traced once: checkify counts its checks, and with another number in it a program that is traced
+    again would not be found in the cache.
+    """
     known = (actions >= 0) & (actions < len(ACTIONS))
     checkify.debug_check(
         jnp.all(known),
         "actions = {actions} are not allowed: must lie between 0 and 6",
         actions=actions,
     )
-    return jnp.where(known, actions, HOVER).astype(jnp.int32)
+    return known
 
 
 def step(
