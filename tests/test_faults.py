@@ -303,11 +303,14 @@ def test_unknown_actions_hover_and_are_told_where_asked():
 
 
 def test_a_program_that_is_traced_again_is_the_same_and_is_found_in_the_cache():
-    from jaxqmix.env.urban_grid import checked_actions
+    key, state, params = small_state()
+    actions = jax.ShapeDtypeStruct((2,), jnp.int32)
 
     def program():
-        fly = jax.vmap(lambda actions: checked_actions(actions, SMALL.config))
-        return jax.jit(fly).lower(jnp.zeros((3, 2), int)).as_text()
+        def reward(*arguments):  # a new function, which is traced anew
+            return SMALL.step(*arguments)[1].reward
+
+        return jax.jit(reward).lower(key, state, actions, params).as_text()
 
     assert program() == program()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import chex
 import jax
@@ -115,14 +114,8 @@ def reset(
     return state, timestep
 
 
-def checked_actions(actions: jax.Array, config: EnvConfig) -> jax.Array:
+def known_actions(actions: jax.Array, config: EnvConfig) -> jax.Array:
     """Commands as int32 [N]; whoever is given an unknown one, below 0 or above 6, hovers.
-
-    Values are looked at where the caller asks for it, and cost nothing elsewhere:
-
-        step = checkify.checkify(jax.jit(env.step), errors=checkify.user_checks)
-        error, (state, timestep) = step(key, state, actions, params)
-        error.throw()
 
     Raises:
       AssertionError: when they are not N whole numbers, while the program is traced.
@@ -130,21 +123,25 @@ def checked_actions(actions: jax.Array, config: EnvConfig) -> jax.Array:
     actions = jnp.asarray(actions)
     chex.assert_shape(actions, (config.drones,), custom_message="actions are [drones]")
     chex.assert_type(actions, int)
-    return jnp.where(look_at(actions), actions, HOVER).astype(jnp.int32)
+    return jnp.where((actions >= 0) & (actions < len(ACTIONS)), actions, HOVER).astype(jnp.int32)
 
 
-@functools.partial(jax.jit, inline=True)
-def look_at(actions: jax.Array) -> jax.Array:
-    """Which actions are known, bool [N]; see `checked_actions`.
+def checked_actions(actions: jax.Array, config: EnvConfig) -> jax.Array:
+    """`known_actions`, and whoever asks with `checkify` is told of unknown ones.
 
-    Traced once: checkify counts its checks, and with another number in it a program that is traced
-    again would not be found in the cache.
+    def step(key, state, actions, params):
+        return env.step(key, state, checked_actions(actions, env.config), params)
+
+    error, (state, timestep) = checkify.checkify(jax.jit(step))(key, state, actions, params)
+    error.throw()
     """
-    known = (actions >= 0) & (actions < len(ACTIONS))
+    known = known_actions(actions, config)
+    # Not in `step`: a check leaves a number in the program, of how many were traced before, and
+    # the persistent cache would not know the program again.
     checkify.debug_check(
-        jnp.all(known),
+        jnp.all(known == actions),
         "actions = {actions} are not allowed: must lie between 0 and 6",
-        actions=actions,
+        actions=jnp.asarray(actions),
     )
     return known
 
@@ -157,7 +154,7 @@ def step(
     Args:
       key: consumed once.
       state: one swarm.
-      actions: [N] whole numbers, commands; see `checked_actions`.
+      actions: [N] whole numbers, commands; see `known_actions`.
       params: the swarm's world.
       config: static sizes.
 
@@ -165,7 +162,7 @@ def step(
       The next state and its timestep. Stepping on after the end of an episode is defined and
       harmless; callers mask it.
     """
-    actions = checked_actions(actions, config)
+    actions = known_actions(actions, config)
     key, look_key = jax.random.split(key) if config.sensing == "probabilistic" else (key, None)
     chances, air = dynamics.draw_disturbances(key, config.drones)
     executed, link = dynamics.deliver(chances, actions, state.last_action, params)
