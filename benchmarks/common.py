@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
-import os
-import platform
 import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +19,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from jaxqmix import provenance
 from jaxqmix.compilation import jit
 from jaxqmix.config import ConfigError, RunConfig
 from jaxqmix.distributed import use_all_cores
@@ -231,45 +227,10 @@ def chained(step: Callable[[Any], Any], state: Any) -> Callable[[], Any]:
 
 def machine() -> dict[str, Any]:
     """Device, cores, versions, commit, day and the command."""
-    packages = ("jaxqmix", "jax", "jaxlib", "flax", "optax", "numpy")
-    return {
-        "device": str(jax.devices()[0].device_kind),
-        "devices": jax.device_count(),
-        "backend": jax.default_backend(),
-        "processor": _processor(),
-        "cores": _cores(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "commit": _commit(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    return provenance.machine() | {
         "compilation_cache": bool(jax.config.jax_compilation_cache_dir),
         "command": " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
-
-
-def _commit() -> str | None:
-    """Of the checkout, with `-dirty` where files are changed; None outside one."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=True)
-        return found.stdout.decode().strip()
-    return None
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def save(

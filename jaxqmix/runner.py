@@ -45,6 +45,7 @@ from jaxqmix.metrics import (
     local_path,
     not_written,
 )
+from jaxqmix.provenance import Journal
 from jaxqmix.rollout import METRICS
 from jaxqmix.training import (
     MEANS,
@@ -60,6 +61,9 @@ from jaxqmix.types import Episode
 
 DISPATCH_SECONDS = 0.5
 """Iterations sent to the devices at once take about so long: a bar moves, and Ctrl-C is heard."""
+
+JOURNAL = "run.json"
+"""In a run's folder: versions, commit, device, day and wall time of each process of the run."""
 
 LEFT = (LOCK, f".{SETTINGS}")
 """What a process may leave that was killed before it had a run's settings written."""
@@ -227,6 +231,7 @@ class Run:
     ):
         """Checks everything, compiles, takes memory, and creates the folder; see `train`."""
         self.config, self.folder, self.listener = config, folder, listener
+        began = time.perf_counter()
         check_folder(folder, resume)
         self.trainer: Trainer = make_trainer(config)
         self.step, state = restore(folder, self.trainer) if resume else (0, None)
@@ -245,6 +250,7 @@ class Run:
         self._iterate, self._copy = programs["training"], programs["copy"]
         self._evaluate = dataclasses.replace(self._evaluate, fly=programs["evaluation"])
         self.metrics = self._open_metrics(wandb, resume)
+        self.journal = Journal(folder / JOURNAL, self.env_steps, began)
         self.checkpoints = checkpoints.Checkpoints(
             folder, config, self.step, self.trainer.mesh.size
         )
@@ -294,12 +300,17 @@ class Run:
     def train(self, asked: Callable[[], bool]) -> Report | None:
         """Trains to the budget; returns the final evaluation, or None when asked to stop."""
         report = None
-        # The background first, for it writes to the others; the boards last, for they may be slow.
-        with closing(self.metrics), closing(self.background):
-            if finished := self._loop(asked):
-                report = self.finish()
-            else:
-                self._save("latest")
+        try:
+            # The background first, for it writes to the others; the boards last: they may be slow.
+            with closing(self.metrics), closing(self.background):
+                if finished := self._loop(asked):
+                    report = self.finish()
+                else:
+                    self._save("latest")
+        except BaseException:
+            self.journal.end("failed", self.env_steps)
+            raise
+        self.journal.end("finished" if finished else "stopped", self.env_steps)
         if finished:
             self.listener.finished()
         else:

@@ -17,7 +17,7 @@ LAYERS = {
     3: ("rollout",),
     4: ("learner",),
     5: ("training", "evaluation"),
-    6: ("background", "checkpoints", "locking", "metrics", "render", "export"),
+    6: ("background", "checkpoints", "locking", "metrics", "provenance", "render", "export"),
     7: (
         *("cli", "demo", "validate", "api", "runner", "console", "comparison", "federated"),
         *("arguments", "world_commands", "adapters"),

@@ -30,6 +30,7 @@ from jaxqmix.config import (
     to_dict,
 )
 from jaxqmix.metrics import read
+from jaxqmix.provenance import Journal, read_journal
 from jaxqmix.runner import Listener, train
 from jaxqmix.training import (
     Trainer,
@@ -169,6 +170,11 @@ def test_a_stopped_run_resumes_bit_equal(config, number, tmp_path, online_run):
         return [{k: v for k, v in r.items() if "per_second" not in k} for r in read(run)]
 
     assert timeless(tmp_path / "parts") == timeless(whole)
+    first, second = read_journal(tmp_path / "parts" / runner.JOURNAL)
+    assert (first["outcome"], second["outcome"]) == ("stopped", "finished")
+    assert first["env_steps"] == [0, 7 * config.iteration_steps]
+    assert second["env_steps"] == [first["env_steps"][1], config.training.env_steps]
+    assert first["wall_seconds"] > 0 and first["versions"]["jax"] == jax.__version__
 
 
 FLOWN = ["coverage", "return", "t90", "mission_success", "collision_rate", "collided_drones"]
@@ -300,6 +306,14 @@ def test_the_learning_rate_falls_over_the_calls_that_learn():
     assert calls("online", 3 * swarms) == calls("replay", 1) == calls("replay", swarms)
     assert calls("replay", swarms) == TINY.iterations
     assert calls("replay", swarms + 1) == calls("replay", 2 * swarms) == TINY.iterations - 1
+
+
+def test_a_damaged_journal_is_written_anew(tmp_path):
+    for text in ("", "{", "{}", "[3]"):
+        (tmp_path / "run.json").write_text(text)
+        Journal(tmp_path / "run.json", 40, 0.0).end("stopped", 80)
+        (entry,) = read_journal(tmp_path / "run.json")
+        assert (entry["outcome"], entry["env_steps"]) == ("stopped", [40, 80])
 
 
 def test_clocks_are_spread_over_the_horizon():
@@ -687,6 +701,7 @@ def test_what_is_not_finite_stops_a_run_and_is_never_saved(tmp_path, monkeypatch
             _, saved, _ = checkpoints.load(run / "checkpoints" / kind / str(step))
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved))
     assert "NaN" not in (run / "metrics.jsonl").read_text()
+    assert [entry["outcome"] for entry in read_journal(run / runner.JOURNAL)] == ["failed"]
 
 
 def test_metrics_are_sums_since_the_last_report_and_tell_what_broke():
