@@ -76,7 +76,7 @@ class Train:
     deterministic: bool = False
     """Make a GPU repeat a run bit for bit (slower); CPUs always do."""
     wandb: Annotated[str | None, optional("PROJECT", "off")] = None
-    """Also log to this project of Weights & Biases; pip install "jaxqmix[wandb]" first."""
+    """Also log to this project of Weights & Biases; pip install ".[wandb]" first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,7 +328,7 @@ def prepare_jax() -> None:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"JAX_PLATFORMS = {shown(chosen)} is not allowed: {shown(reason)}; unset it, or for a "
-            'GPU: pip install "jaxqmix[cuda]"'
+            'GPU: pip install ".[cuda]"'
         ) from None
 
 

@@ -241,7 +241,7 @@ def import_wandb(project: str) -> Any:
         wandb = None
     # Without the package, a folder that it left in the working directory passes for it.
     if not hasattr(wandb, "init"):
-        raise ConfigError(f'wandb = {project} needs Weights & Biases: pip install "jaxqmix[wandb]"')
+        raise ConfigError(f'wandb = {project} needs Weights & Biases: pip install ".[wandb]"')
     return wandb
 
 

@@ -178,7 +178,7 @@ def test_wandb_is_asked_for_before_work(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "wandb", None)
     error = refused(capsys, "train", "quick", "--wandb", "swarms")
-    assert 'wandb = swarms needs Weights & Biases: pip install "jaxqmix[wandb]"' in error
+    assert 'wandb = swarms needs Weights & Biases: pip install ".[wandb]"' in error
     assert not list(tmp_path.iterdir())
 
 

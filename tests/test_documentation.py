@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pydoc
 import re
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +83,9 @@ def test_a_class_without_source_keeps_its_docstring():
 def test_the_package_names_everything_public():
     for name in jaxqmix.__all__:
         assert re.search(rf"\b{name}\b", jaxqmix.__doc__), name
+
+
+def test_advice_to_install_works_from_a_checkout():
+    """As long as no release is published, `pip install "jaxqmix[wandb]"` finds nothing."""
+    files = sorted(Path(jaxqmix.__file__).parent.rglob("*.py"))
+    assert [file.name for file in files if "jaxqmix[" in file.read_text(encoding="utf-8")] == []

@@ -300,5 +300,5 @@ def test_weights_and_biases_may_refuse(wandb, tmp_path):
 @pytest.mark.parametrize("package", [None, types.ModuleType("wandb")], ids=["missing", "a folder"])
 def test_weights_and_biases_may_be_missing(package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", package)
-    with pytest.raises(ConfigError, match=r'pip install "jaxqmix\[wandb\]"'):
+    with pytest.raises(ConfigError, match=r'pip install "\.\[wandb\]"'):
         WeightsAndBiases("swarms", tmp_path, CONFIG)

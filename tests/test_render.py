@@ -256,7 +256,7 @@ def test_mp4_without_the_extra_names_it(tmp_path, monkeypatch):
         return real(name, *args, **options)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ConfigError, match=r'pip install "jaxqmix\[video\]"'):
+    with pytest.raises(ConfigError, match=r'pip install "\.\[video\]"'):
         render(small_episode(), tmp_path / "flight.mp4", cell_size=CELL)
 
 

@@ -23,7 +23,7 @@ try:
     from pettingzoo import ParallelEnv
 except ImportError:
     raise ConfigError(
-        'adapter = pettingzoo is not allowed: it needs pip install "jaxqmix[pettingzoo]"'
+        'adapter = pettingzoo is not allowed: it needs pip install ".[pettingzoo]"'
     ) from None
 
 

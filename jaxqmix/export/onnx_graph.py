@@ -51,7 +51,7 @@ def write_onnx(plain: PlainPolicy, out: Path) -> None:
         from onnx import TensorProto, helper, numpy_helper
     except ImportError:
         raise ConfigError(
-            'format = onnx is not allowed: it needs onnx; pip install "jaxqmix[export]"'
+            'format = onnx is not allowed: it needs onnx; pip install ".[export]"'
         ) from None
     about, actions = plain.about, len(plain.about["actions"])
     graph = Graph(helper, numpy_helper)

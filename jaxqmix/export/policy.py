@@ -247,7 +247,7 @@ def write_stablehlo(
         data = exported.serialize()
     except ImportError:
         raise ConfigError(
-            'format = stablehlo is not allowed: it needs flatbuffers; pip install "jaxqmix[export]"'
+            'format = stablehlo is not allowed: it needs flatbuffers; pip install ".[export]"'
         ) from None
     out.write_bytes(data)
     text = json.dumps(about, indent=2) + "\n"

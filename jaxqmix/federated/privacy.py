@@ -92,7 +92,7 @@ def epsilon_spent(rounds: int, sites: int, per_round: int, noise: float, delta: 
         from dp_accounting import rdp
     except ImportError:
         raise ConfigError(
-            f'noise = {noise} needs an accountant: pip install "jaxqmix[privacy]"'
+            f'noise = {noise} needs an accountant: pip install ".[privacy]"'
         ) from None
     accountant = rdp.RdpAccountant(
         neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE

@@ -122,7 +122,7 @@ def from_survey(survey: Survey, path: Path, area: Area) -> Reading:
             "center",
             area.center,
             f"{path} does not tell its latitude and longitude"
-            + (f' without pyproj: pip install "jaxqmix[maps]" ({survey.system})'
+            + (f' without pyproj: pip install ".[maps]" ({survey.system})'
                if survey.system else ""),
         )  # fmt: skip
         origin = None
@@ -149,7 +149,7 @@ def located(survey: Survey) -> tuple[list[Building], bool, list[str]]:
         return survey.buildings, False, ["the file tells no place on Earth"]
     convert = to_wgs84(survey.system)
     if convert is None:
-        note = f'no latitude and longitude from {survey.system}: pip install "jaxqmix[maps]"'
+        note = f'no latitude and longitude from {survey.system}: pip install ".[maps]"'
         return survey.buildings, False, [note]
     # One call for all points: each costs more than thousands of points.
     rings = [ring for b in survey.buildings for polygon in b.polygons for ring in polygon]
@@ -232,9 +232,7 @@ def from_tiff(path: Path, area: Area) -> Reading:
         origin, extent = corner_of(places, area)
         metres = to_metres(places, origin)
     else:
-        require(
-            area.center is None, "center", area.center, "needs pyproj: pip install jaxqmix[maps]"
-        )
+        require(area.center is None, "center", area.center, 'needs pyproj: pip install ".[maps]"')
         origin, extent = None, np.abs(corners[3] - corners[0])
         metres = (corners - corners[0]) * (1, -1)
         notes.append("the file tells no latitude and longitude that can be read without pyproj")

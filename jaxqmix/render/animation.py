@@ -110,9 +110,7 @@ def write_mp4(
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
     except ImportError:
-        raise ConfigError(
-            f'out = {out} needs imageio-ffmpeg: pip install "jaxqmix[video]"'
-        ) from None
+        raise ConfigError(f'out = {out} needs imageio-ffmpeg: pip install ".[video]"') from None
     steps = shown_steps(max(int(episode.length) for episode in episodes), 10_000)
     rate = frames_per_second(len(steps))
     colours = painting.palette()
