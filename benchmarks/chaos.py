@@ -43,8 +43,9 @@ from unittest import mock
 
 from common import in_one_line, machine, parser, save, show
 
-from jaxqmix import checkpoints, cli, compilation, runner
+from jaxqmix import checkpoints, cli, compilation, runner, world_commands
 from jaxqmix.config import CheckpointConfig, ConfigError, EvaluationConfig, RunConfig, to_dict
+from jaxqmix.federated import command
 from jaxqmix.metrics import read
 from jaxqmix.presets import PRESETS
 from jaxqmix.render import animation, curves  # noqa: F401  (loaded once, for all)
@@ -427,8 +428,10 @@ def try_words(words: list[str]) -> None:
 
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in ("prepare_jax", "find_flyer", "find_scale"):
-            stack.enter_context(mock.patch.object(cli, name, work))
+        # Each module that holds a name by itself: one imported meanwhile would keep the stand-in.
+        for module in (cli, world_commands, command):
+            for name in {"prepare_jax", "find_flyer", "find_scale"} & set(vars(module)):
+                stack.enter_context(mock.patch.object(module, name, work))
         stack.enter_context(mock.patch("jaxqmix.runner.train", lambda *_: None))
         idle = {name: ("", lambda _: 0) for name in ("demo", "validate")}
         stack.enter_context(mock.patch.dict(cli.COMMANDS, idle))

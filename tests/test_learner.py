@@ -191,7 +191,7 @@ def test_the_learning_rate_holds_and_falls_and_gradients_are_clipped():
 
 def test_the_learning_rate_falls_over_all_gradient_steps(monkeypatch):
     asked = []
-    monkeypatch.setattr(update, "make_optimiser", lambda config, steps: asked.append(steps))
+    monkeypatch.setattr(update, "make_optimiser", lambda _, steps, __: asked.append(steps))
     config = LearnerConfig(epochs=2, minibatches=4)
     update.make_learner(config, features=5, actions=2, drones=2, state=3, calls=7)
     assert asked == [56]
