@@ -97,7 +97,7 @@ class Flyer:
 
     @property
     def changed(self) -> dict[str, Any]:
-        """Settings of the world that differ from those of `origin`: `{"env.drones": 8}`."""
+        """Settings of the world that differ from those of `origin`, by dotted names."""
         now, before = flat_settings(self.config), flat_settings(self.origin or self.config)
         world = {name: now[name] for name in now if name.startswith(("env.", "domain."))}
         return {name: value for name, value in world.items() if value != before[name]}

@@ -534,7 +534,7 @@ class RunConfig(Checked):
         )
 
     def replace(self, **settings: Any) -> RunConfig:
-        """A copy with some settings changed, by their names on the command line:
+        """A copy with some settings changed, by their names on the command line::
 
             config.replace(**{"env.drones": 3, "domain.packet_loss": 0.3})
 

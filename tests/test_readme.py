@@ -1,4 +1,4 @@
-"""The README's commands and Python run as they stand there, with tiny missions behind the names."""
+"""Commands and Python of the README and the guide run as they stand, with tiny missions behind."""
 
 import argparse
 import dataclasses
@@ -15,8 +15,10 @@ from jaxqmix import cli, compilation, presets
 from jaxqmix.config import CheckpointConfig, EvaluationConfig
 from jaxqmix.validate import MISSION
 
-TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+FOLDER = Path(__file__).parents[1]
+PAGES = [FOLDER / "README.md", *sorted((FOLDER / "notebooks" / "guide").glob("*.md"))]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+BLOCKS = re.findall(r"^```(\S*)\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
 LINES = [line for _, block in BLOCKS for line in block.splitlines()]
 PROSE = re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL)
 WRITTEN = dict.fromkeys([*LINES, *re.findall(r"`([^`\n]+)`", PROSE)])
@@ -38,7 +40,6 @@ COMMANDS = [
     and line not in (*ELSEWHERE, *FEDERATED)
 ]
 BENCHMARKS = [line for line in WRITTEN if line.startswith("python benchmarks/")]
-FOLDER = Path(__file__).parents[1]
 TINY = dataclasses.replace(
     MISSION,
     env=dataclasses.replace(MISSION.env, horizon=10),
@@ -99,7 +100,8 @@ def test_commands_of_the_table_exist():
 
 
 def test_python_runs():
-    code = [block for language, block in BLOCKS if language == "python"]
+    # The README's block opens the guide's page too.
+    code = dict.fromkeys(block for language, block in BLOCKS if language == "python")
     assert code
     names = {}
     for block in code:
@@ -150,3 +152,20 @@ def test_benchmarks_of_the_table_exist():
     assert len(BENCHMARKS) >= 2 and len(scripts) >= 10
     for script in scripts:
         assert (FOLDER / script).is_file(), script
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_page_is_in_the_guide():
+    listed = PAGES[0].parent.joinpath("notebooks/guide/index.md").read_text(encoding="utf-8")
+    for page in PAGES[1:]:
+        assert page.stem == "index" or re.search(rf"^{page.stem}$", listed, re.MULTILINE), page.stem
+
+
+def test_the_readme_is_short():
+    assert len(PAGES[0].read_text(encoding="utf-8").split()) <= 900
