@@ -183,6 +183,8 @@ def train(
         jax.config.update("jax_num_cpu_devices", 1)
         # Compiled quickly: what is compared is the same program, disturbed or not.
         compilation._CPU_OPTIONS["xla_backend_optimization_level"] = 0
+        # XLA cannot serialise again what it took from the cache: functions are missing then.
+        os.environ["JAXQMIX_CACHE"] = str(programs.with_suffix(".cache"))
         keep_programs(programs)
         harm()
         cli.main(words)
