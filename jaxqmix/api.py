@@ -20,6 +20,7 @@ from jaxqmix.config import (
     DomainConfig,
     EnvConfig,
     RunConfig,
+    refuse,
     require,
 )
 from jaxqmix.env.observation import groups
@@ -61,8 +62,8 @@ def make(
     enable_cache()
     allowed = "must be a RunConfig, such as jaxqmix.preset('quick'), or an EnvConfig"
     require(isinstance(config, RunConfig | EnvConfig), "config", shown(config), allowed)
-    config = with_city(config, city)
     env, ranges = (config.env, config.domain) if isinstance(config, RunConfig) else (config, None)
+    env = with_city(env, city)
     cities = stack([city], env) if isinstance(city, CityMap) else None
     return UrbanGrid(env, domain or ranges or DomainConfig(), cities)
 
@@ -227,13 +228,13 @@ def as_flyer(
         words = "must be a policy: jaxqmix.load_policy(run), jaxqmix.scripted(name, config), or a "
         words += "function (key, state, timestep, memory) -> (actions, memory)"
         require(callable(policy) and not isinstance(policy, type), "policy", shown(policy), words)
-        words = "give the RunConfig under which the policy flies"
-        require(config is not None, "config", None, words)
+        if config is None:
+            refuse("config", None, "give the RunConfig under which the policy flies")
         require_config(config)
         name = getattr(policy, "__name__", type(policy).__name__)
-        policy = policy if is_tree(policy) else Opaque(policy)
-        check_policy(policy, config)
-        flyer = Flyer(name, config, lambda _: policy)
+        flown: Policy = policy if is_tree(policy) else Opaque(policy)  # type: ignore[assignment]
+        check_policy(flown, config)
+        flyer = Flyer(name, config, lambda _: flown)
     if city is not None:
         flyer = flyer.under(with_city(flyer.config, city))
     return flyer, make(flyer.config, city=city if isinstance(city, CityMap) else None)
@@ -294,7 +295,7 @@ def program(env: UrbanGrid, batch: int, keep: bool) -> Evaluator:
 
 
 @functools.lru_cache(maxsize=32)
-def recording(env: UrbanGrid) -> Callable[[Policy, EnvParams, jax.Array], Episode]:
+def recording(env: UrbanGrid) -> Callable[[Policy, EnvParams, Any], Episode]:
     """A compiled function that records an episode of any policy in a given world."""
     enable_cache()
     bound = {item.name: getattr(env, item.name) for item in dataclasses.fields(env)}
@@ -414,7 +415,11 @@ def recorder(
     """
     flyer, env = as_flyer(policy, config, city)
     fly = recording(env)
-    return lambda params, seed=0: jax.device_get(fly(flyer.policy, params, np.uint32(seed)))
+
+    def one(params: EnvParams, seed: int = 0) -> Episode:
+        return jax.device_get(fly(flyer.policy, params, np.uint32(seed)))
+
+    return one
 
 
 def show(
@@ -529,7 +534,7 @@ def train(
 class ChosenWorld(UrbanGrid):
     """An environment whose worlds are not drawn, but all the same."""
 
-    params: EnvParams | None = None
+    params: Any = None
 
     def draw_params(self, key: jax.Array) -> EnvParams:
         """The chosen world, whatever the key."""

@@ -27,17 +27,18 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 
 from jaxqmix.config import ConfigError, NotFiniteError, RunConfig, from_dict, shown, to_dict
 from jaxqmix.distributed import host_memory
 from jaxqmix.learner.networks import Parameters
 from jaxqmix.maps import without_city
-from jaxqmix.training import Trainer, TrainState, make_trainer, tree_bytes
+from jaxqmix.training import TrainState, make_trainer, tree_bytes
 
 KINDS = ("latest", "best", "final")
 FOLDER, DAMAGED, ABOUT = "checkpoints", "damaged", "about.json"
@@ -229,7 +230,7 @@ def leaf_checksums(tree: Any) -> dict[str, int]:
     """A checksum (CRC-32) of every leaf of a tree of NumPy arrays, by its path."""
     return {
         jax.tree_util.keystr(path): zlib.crc32(
-            np.ascontiguousarray(leaf).reshape(-1).view(np.uint8),
+            np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data,
             zlib.crc32(f"{leaf.dtype} {leaf.shape}".encode()),
         )
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -284,7 +285,26 @@ def move_aside(run: Path, kind: str, step: int) -> None:
     (run / FOLDER / kind / str(step)).rename(place)
 
 
-def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState]:
+class Resumable(Protocol):
+    """What `restore` asks of a `Trainer`, or of whatever else trains."""
+
+    @property
+    def config(self) -> RunConfig:
+        """Whose settings a checkpoint must have."""
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices that the state is spread over."""
+
+    @property
+    def state_shapes(self) -> Any:
+        """Shapes, types and places of the state."""
+
+    def place(self, state: Any) -> Any:
+        """Puts a state on the devices."""
+
+
+def restore(run: Path, trainer: Resumable) -> tuple[int, Any]:
     """The newest readable training state of a run, of any kind.
 
     A damaged checkpoint is passed over with a warning.
@@ -303,7 +323,7 @@ def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState]:
     require_found(bool(found), run)
     shape = trainer.state_shapes
 
-    def read(folder: Path) -> TrainState:
+    def read(folder: Path) -> Any:
         about = read_about(folder)
         check_settings(run, about["config"], to_dict(trainer.config))
         check_devices(run, about.get("devices"), trainer)
@@ -356,9 +376,14 @@ def first_readable(
 def require_found(found: bool, path: Path) -> None:
     """Raises `CheckpointError` when a path holds no checkpoint."""
     if not found:
-        raise CheckpointError(
-            f"checkpoint = {path} is not allowed: must be a run's folder or a checkpoint in it"
-        )
+        refuse_missing(path)
+
+
+def refuse_missing(path: Path) -> NoReturn:
+    """Raises `CheckpointError`: a path holds no checkpoint."""
+    raise CheckpointError(
+        f"checkpoint = {path} is not allowed: must be a run's folder or a checkpoint in it"
+    )
 
 
 def saved_scale(run: Path) -> str:
@@ -469,7 +494,7 @@ def check_settings(run: Path, saved: dict[str, Any], asked: dict[str, Any]) -> N
                 )
 
 
-def check_devices(run: Path, before: int | None, trainer: Trainer) -> None:
+def check_devices(run: Path, before: int | None, trainer: Resumable) -> None:
     """Warns that a run on another number of devices goes on with other random numbers; raises
     `CheckpointError` where its replay store is spread over them."""
     now = trainer.mesh.size
@@ -492,9 +517,9 @@ def find(path: Path) -> list[Path]:
     if (path / ABOUT).is_file() or (path / "about").is_dir():
         return [path]
     if path.parent.name == FOLDER:
-        path, kinds = path.parent.parent, (path.name,)
+        path, kinds = path.parent.parent, [path.name]
     else:
-        kinds = ("final", "best", "latest")
+        kinds = ["final", "best", "latest"]
     found = [path / FOLDER / kind / str(step) for kind in kinds for step in steps_of(path, kind)]
     require_found(bool(found), path)
     return found

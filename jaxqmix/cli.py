@@ -240,7 +240,8 @@ def train_command(arguments: list[str]) -> int:
              if before not in ("--out", "--wandb", "--preset", "--city")]  # fmt: skip
     name = next((word for word in words if word in PRESETS), None)
     described = None if file is None else from_file(Path(file))
-    name = name or (described and described.preset)
+    if described is not None:
+        name = name or described.preset
     everything = "--help-all" in arguments
     if {"-h", "--help"} & set(arguments) and not everything:
         print(train_help(described or preset(name or "quick"), tuple(PRESETS)), end="")
@@ -388,7 +389,8 @@ def evaluate_command(arguments: list[str]) -> int:
     if given.trajectories:
         import numpy as np
 
-        arrays = api.trajectories(episodes, flyer)
+        assert episodes is not None
+        arrays: dict[str, Any] = dict(api.trajectories(episodes, flyer))
 
         # To an open file, for numpy adds `.npz` to a name that does not end so.
         def save(path: Path) -> None:
@@ -529,8 +531,8 @@ def plot_command(arguments: list[str]) -> int:
         # The cities of the runs' final evaluations.
         flown = {"episodes": given.episodes or config.evaluation.final_episodes}
         flown["seed"] = config.evaluation.seed
-        names = tuple(dict.fromkeys(given.planner))
-        planners = planner_reports(config, **flown, names=names, notice=flies)
+        chosen = tuple(dict.fromkeys(given.planner))
+        planners = planner_reports(config, **flown, names=chosen, notice=flies)
     show_runs(runs, planners)
     write(given.out, lambda path: plot_runs(runs, path, planners))
     return 0
@@ -604,9 +606,9 @@ def run(arguments: list[str]) -> int:
         print(usage())
         return 0
     if arguments[0] == "--version":
-        from importlib.metadata import version
+        from jaxqmix import __version__
 
-        print(f"jaxqmix {version('jaxqmix')}")
+        print(f"jaxqmix {__version__}")
         return 0
     if arguments[0] not in COMMANDS:
         close = difflib.get_close_matches(arguments[0], COMMANDS, n=1, cutoff=0.7)

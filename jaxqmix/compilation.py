@@ -16,6 +16,9 @@ import jax
 
 from jaxqmix.config import ConfigError
 
+SETTINGS: Any = jax.config
+"""JAX's own, none of which it declares to type checkers."""
+
 # The first would drop the barriers. The second makes one kernel of a small loop, and the process
 # aborts there on a barrier of several arrays (jax 0.12); without it nothing was slower.
 _CPU_OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting"}
@@ -48,9 +51,9 @@ def jit(function: Callable, once: bool = False, **options: Any) -> Callable:
 
 
 def compile_ahead(
-    programs: Mapping[str, tuple[Callable, tuple]],
+    programs: Mapping[str, tuple[Any, tuple]],
     notice: Callable[[list[str]], None] = lambda names: None,
-) -> tuple[dict[str, Callable], dict[str, float]]:
+) -> tuple[dict[str, Callable], dict[str, Any]]:
     """Compiles programs side by side in threads, before any of them runs.
 
     Tracing holds Python's lock and compiling does not, so that one program is traced while others
@@ -94,7 +97,7 @@ def _cache_hits() -> list[str]:
 
 def require_float32() -> None:
     """Raises `ConfigError` under `jax_enable_x64`: results would be others, and half as fast."""
-    if jax.config.jax_enable_x64:
+    if SETTINGS.jax_enable_x64:
         raise ConfigError(
             "jax_enable_x64 = True is not allowed: jaxqmix computes in float32; say "
             'jax.config.update("jax_enable_x64", False) first'
@@ -103,7 +106,7 @@ def require_float32() -> None:
 
 def is_running() -> bool:
     """Whether JAX has looked at its devices, and started its threads."""
-    count = jax.config.jax_num_cpu_devices
+    count = SETTINGS.jax_num_cpu_devices
     try:
         jax.config.update("jax_num_cpu_devices", max(count, 0) + 1)
     except RuntimeError:
@@ -145,6 +148,6 @@ def cache_folder() -> Path:
 
 def enable_cache() -> None:
     """Keeps compiled programs between runs, unless the user chose a cache for JAX already."""
-    if not jax.config.jax_compilation_cache_dir:
+    if not SETTINGS.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -15,7 +15,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn, final
 
 from jaxqmix.documentation import documented
 
@@ -54,7 +54,12 @@ class NotFiniteError(ArithmeticError):
 def require(condition: bool, setting: str, value: Any, allowed: str) -> None:
     """Raises `ConfigError` naming the setting, its value and what is allowed."""
     if not condition:
-        raise ConfigError(f"{shown(setting)} = {shown(value)} is not allowed: {allowed}")
+        refuse(setting, value, allowed)
+
+
+def refuse(setting: str, value: Any, allowed: str) -> NoReturn:
+    """Raises `ConfigError` naming the setting, its value and what is allowed."""
+    raise ConfigError(f"{shown(setting)} = {shown(value)} is not allowed: {allowed}")
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def checked(setting: str, value: Any, hint: Any) -> Any:
     Raises:
       ConfigError: on another type, or a number beyond the limits.
     """
-    limits = None
+    limits: Any = None
     if typing.get_origin(hint) is Annotated:
         hint, limits = typing.get_args(hint)
     origin, options = typing.get_origin(hint), typing.get_args(hint)
@@ -150,7 +155,8 @@ class Checked:
     def __post_init__(self) -> None:
         """Raises `ConfigError` on the first value that is not allowed."""
         prefix = f"{self.section}." if self.section else ""
-        for name, hint in hints_of(type(self)).items():
+        kind: Any = type(self)
+        for name, hint in hints_of(kind).items():
             value = checked(f"{prefix}{name}", getattr(self, name), hint)
             object.__setattr__(self, name, value)
         self.check()
@@ -482,6 +488,7 @@ class CheckpointConfig(Checked):
     """How many `latest` checkpoints to keep."""
 
 
+@final
 @documented
 @dataclass(frozen=True)
 class RunConfig(Checked):

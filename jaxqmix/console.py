@@ -126,10 +126,12 @@ class Console(Listener):
 
     def advanced(self, step: int) -> None:
         """Moves the bar."""
+        assert self._bar is not None
         self._bar.update(self._bar.task_ids[0], completed=step)
 
     def trained(self, report: Report) -> None:
         """Shows the figures below the bar, or some of them as lines of a log."""
+        assert self._bar is not None
         self._bar.figures, self._bar.doing = figures(report), ""
         self._reports += 1
         if not self._terminal.is_interactive and self._reports % LOGGED == 0:
@@ -155,6 +157,7 @@ class Console(Listener):
         """Prints an evaluation, or the final table and verdict."""
         if report["final"]:
             self._close()
+            assert self._config is not None
             known = known_planners(self._config)
             show_report(report | {"policy": self._config.learner.mixer}, self._config, known)
             return
@@ -175,6 +178,7 @@ class Console(Listener):
     def stopped(self, step: int) -> None:
         """Says how to go on."""
         self._close()
+        assert self._config is not None
         self._say(
             f"stopped and saved at {step * self._config.iteration_steps:,} env steps; "
             "the same command with --resume continues"
@@ -364,10 +368,10 @@ def show_runs(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> No
     for label, same in groups(runs).items():
         for run in same:
             add(run.name + ("" if run.final else " *"), run.evaluation)
-        whole = [run for run in same if run.final and has_numbers(run.final, columns)]
-        if len(same) > 1 and len(whole) == len(same):
-            values = {metric: [run.final[metric] for run in same] for metric in columns}
-            successes = {str(i): all(run.final["success"].values()) for i, run in enumerate(same)}
+        finals = [run.final for run in same if run.final and has_numbers(run.final, columns)]
+        if len(same) > 1 and len(finals) == len(same):
+            values = {metric: [final[metric] for final in finals] for metric in columns}
+            successes = {str(i): all(final["success"].values()) for i, final in enumerate(finals)}
             add(f"mean of {label}", summarise(values, columns) | {"success": successes})
     for name, report in planners.items():
         add(name, report)
@@ -386,7 +390,8 @@ def notes(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> list[s
         world = name.startswith(("env.", "domain.")) or name in ("evaluation.seed", COMMON)
         if world and any(other != value for other in values):
             found.append(f"runs differ in {name}: {', '.join(map(str, dict.fromkeys(values)))}")
-    counts = {run.evaluation.get("episodes") for run in runs if run.evaluation} - {None}
+    flown = [run.evaluation.get("episodes") for run in runs if run.evaluation]
+    counts = {count for count in flown if count is not None}
     counts |= {report["episodes"] for report in planners.values()}
     if len(counts) > 1:
         found.append(f"rows are of different cities: {', '.join(map(str, sorted(counts)))} of them")

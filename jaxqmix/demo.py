@@ -207,7 +207,7 @@ def trained() -> list[Path]:
         for folder in RUNS.glob("*")
         if saved(folder)
     }
-    return sorted(when, key=when.get, reverse=True)
+    return sorted(when, key=lambda folder: when[folder], reverse=True)
 
 
 def newest() -> Path | None:

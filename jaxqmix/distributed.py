@@ -38,7 +38,8 @@ def use_all_cores() -> None:
     """
     keep_freed_memory()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    chosen = jax.config.jax_num_cpu_devices > 0
+    settings: Any = jax.config  # it declares none of them
+    chosen = settings.jax_num_cpu_devices > 0
     if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     try:
@@ -79,7 +80,7 @@ def keep_freed_memory() -> None:
 
 def device_memory(devices: Sequence[jax.Device]) -> int | None:
     """Bytes of memory of the devices together, or None where nobody tells."""
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in devices]
     if all(limits):
         return sum(limits)
     return host_memory() if devices[0].platform == "cpu" else None

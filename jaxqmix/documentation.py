@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 from typing import TypeVar
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T")
 
 
-def documented(cls: T) -> T:
+def documented(cls: type[T]) -> type[T]:
     """Makes `help` of a class list its fields."""
-    cls.__doc__ = FieldList(cls.__doc__ or "")
+    # A descriptor in place of the text.
+    setattr(cls, "__doc__", FieldList(cls.__doc__ or ""))  # noqa: B010
     return cls
 
 
@@ -52,15 +53,18 @@ def field_words(cls: type) -> dict[str, str]:
         source = textwrap.dedent(inspect.getsource(cls))
     except (OSError, TypeError):
         return {}
-    body = ast.parse(source).body[0].body
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    body = definition.body
     lines = source.splitlines()
     found = {}
     for node, after in zip(body, [*body[1:], None], strict=True):
-        if not isinstance(node, ast.AnnAssign):
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
+        assert node.end_lineno is not None
         words = lines[node.end_lineno - 1][node.end_col_offset :].strip().lstrip("# ")
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            words = after.value.value
+            words = str(after.value.value)
         if not words:
             words = ast.unparse(node.annotation)
             kind = getattr(sys.modules[cls.__module__], words, None)

@@ -16,7 +16,7 @@ from jaxqmix.config import ConfigError, shown
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
 """The file that is held open; it says who holds it."""

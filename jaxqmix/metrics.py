@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
-from jaxqmix.config import ConfigError, RunConfig, require, to_dict
+from jaxqmix.config import ConfigError, RunConfig, refuse, require, to_dict
 
 SETTINGS, LINES, FINAL = "config.json", "metrics.jsonl", "evaluation.json"
 """Files of a run: its settings, all reports, and the final evaluation with its coverage over
@@ -267,7 +267,8 @@ def check_writable(setting: str, path: Path) -> None:
         place = next((each for each in (path, *path.absolute().parents) if each.exists()), None)
     except OSError as error:
         raise ConfigError(f"{setting} = {path} is not allowed: {error.strerror}") from None
-    require(place is not None, setting, path, "there is no such drive")
+    if place is None:
+        refuse(setting, path, "there is no such drive")
     fits = place.is_dir() or place == path
     require(fits and os.access(place, os.W_OK), setting, path, f"{place} is not open for writing")
 
@@ -301,8 +302,8 @@ def finite(value: Any, name: str = "") -> tuple[Any, str]:
         found = {key: part for key, (part, _) in parts.items()}
         return found, next((lost for _, lost in parts.values() if lost), "")
     if isinstance(value, list | tuple):
-        parts = [finite(part, name) for part in value]
-        return [part for part, _ in parts], next((lost for _, lost in parts if lost), "")
+        listed = [finite(part, name) for part in value]
+        return [part for part, _ in listed], next((lost for _, lost in listed if lost), "")
     return value, ""
 
 

@@ -295,7 +295,7 @@ def fly_episodes(
     metrics = jax.vmap(episode_metrics, (0, None))(last.tally, config)
     coverage = jnp.concatenate([swarms.timestep.coverage[None], coverage]).T
     metrics["coverage_over_time"] = coverage
-    if not record:
+    if seen_at is None:
         return metrics, None
     length = last.tally.length[:record]
     return metrics, _episodes(watched, coverable, seen_at, coverage[:record], length, recorded)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -159,7 +159,8 @@ def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState | None]:
                 f"{run / SETTINGS} is missing or damaged: it is written anew", stacklevel=2
             )
         return checkpoints.restore(run, trainer)
-    checkpoints.require_found(saved is not None, run)
+    if saved is None:
+        checkpoints.refuse_missing(run)
     checkpoints.check_settings(run, saved, to_dict(trainer.config))
     warnings.warn(f"{run} holds no checkpoint: training begins anew", stacklevel=2)
     return 0, None
@@ -177,7 +178,7 @@ class Audience:
     """A listener that may leave, as `head` does or a terminal that is closed: the run then stops
     as if it were asked to."""
 
-    def __init__(self, listener: Listener):
+    def __init__(self, listener: Any):
         self._listener, self.left = listener, False
 
     def __getattr__(self, name: str) -> Callable[..., None]:
@@ -198,7 +199,10 @@ def stop_requests(notice: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     """Turns Ctrl-C, SIGTERM and SIGHUP into a flag while the block runs; a second Ctrl-C or
     SIGTERM is immediate."""
     numbers = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]
-    at_once = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    at_once: dict[int, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
     asked: list[int] = []
 
     def ask(number: int, frame: Any) -> None:
@@ -263,7 +267,7 @@ class Run:
         trainer, state = self.trainer, self.trainer.state_shapes
         parameters = state.learner.average["agent"]
         copy = jit(partial(jax.tree.map, jnp.copy), once=True)
-        programs = {
+        programs: dict[str, tuple[Any, tuple]] = {
             "training": (trainer.iterate, (state, jax.ShapeDtypeStruct((), np.int32))),
             "evaluation": (self._evaluate.fly, self._evaluate.shapes(parameters)),
             "first state": (trainer.begin, (jax.ShapeDtypeStruct((), np.uint32),)),
@@ -536,7 +540,7 @@ def train(
     try:
         with locked(folder):
             # Until it trains there is nothing to save: signals end the process as any other.
-            run = Run(config, folder, audience, resume, wandb)
+            run = Run(config, folder, cast(Listener, audience), resume, wandb)
             with stop_requests(audience.stopping) as asked:
                 report = run.train(lambda: asked() or audience.left)
         if audience.left:

@@ -7,9 +7,8 @@ of them in one dispatch; the host only calls it, reports, evaluates and saves.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -83,11 +82,6 @@ class TrainState:
     metrics: Metrics  # sums since the last report, so that a resumed run reports all of them
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("parameters", "epsilon"),
-    meta_fields=("apply", "drones", "memory"),
-)
 @dataclasses.dataclass(frozen=True, eq=False)
 class LearnedPolicy:
     """A `Policy` that follows the agent network, greedily or exploring.
@@ -115,6 +109,13 @@ class LearnedPolicy:
         if self.epsilon is None:
             return greedy_actions(values[0], observation.available), memory
         return explore(key, values[0], observation.available, self.epsilon), memory
+
+
+jax.tree_util.register_dataclass(
+    LearnedPolicy,
+    data_fields=("parameters", "epsilon"),
+    meta_fields=("apply", "drones", "memory"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,15 +206,17 @@ def stagger(swarms: Swarms, horizon: int, rollout_steps: int, devices: int = 1) 
 
 def state_specs(config: RunConfig, seeds: int | None = None) -> TrainState:
     """Which parts of a training state are spread over the devices."""
-    spread = SPREAD if seeds is None else PartitionSpec(None, *SPREAD)
-    store = replay_store.Replay(data=spread, position=COPIED, size=COPIED)
+    # In the places of arrays.
+    spread: Any = SPREAD if seeds is None else PartitionSpec(None, *SPREAD)
+    copied: Any = COPIED
+    store = replay_store.Replay(data=spread, position=copied, size=copied)
     return TrainState(
-        learner=COPIED,
+        learner=copied,
         swarms=spread,
-        replay=store if config.training.mode == "replay" else COPIED,
-        key=COPIED,
-        iterations=COPIED,
-        metrics=COPIED,
+        replay=store if config.training.mode == "replay" else copied,
+        key=copied,
+        iterations=copied,
+        metrics=copied,
     )
 
 
@@ -341,7 +344,7 @@ def tree_bytes(tree: Any) -> int:
 def require_memory(needed: dict[str, int], available: int | None, config: RunConfig) -> None:
     """Raises `ConfigError` with the settings to lower when a run cannot fit."""
     total_bytes = sum(needed.values())
-    largest = max(needed, key=needed.get)
+    largest = max(needed, key=lambda part: needed[part])
     training, lower = config.training, {"replay": "replay.capacity", "learner": "learner.hidden"}
     if training.mode == "replay" and config.replay.batch > training.swarms:
         lower |= {"rollout": "replay.batch", "update": "replay.batch"}
@@ -366,7 +369,7 @@ def begin_training(
     epsilon = jnp.float32(training.epsilon_start)
     policy = exploring_policy(config, learner, learned.parameters["agent"], epsilon)
     swarms = begin(jax.random.split(swarms_key, training.swarms), env, policy)
-    store = ()
+    store: Any = ()
     if training.mode == "replay":
         shapes = sequence_shapes(config, swarms)
         store = replay_store.empty(shapes, config.replay.capacity)
@@ -485,7 +488,7 @@ def train_iteration(
 
 
 def learn(
-    keys: jax.Array,
+    keys: jax.Array | Sequence[jax.Array],
     learned: LearnerState,
     store: Any,
     sequences: Sequences,
@@ -512,10 +515,12 @@ def sequence_shapes(config: RunConfig, swarms: Swarms) -> Sequences:
     steps, drones = config.training.rollout, config.env.drones
     count = swarms.done.shape[0]
 
-    def over_time(leaf: Any) -> jax.ShapeDtypeStruct:
+    def over_time(leaf: Any) -> Any:
         return jax.ShapeDtypeStruct((steps + 1, *leaf.shape), leaf.dtype)
 
-    def each_step(dtype: Any, *more: int) -> jax.ShapeDtypeStruct:
+    memory: Any = jax.ShapeDtypeStruct(swarms.memory.shape, swarms.memory.dtype)
+
+    def each_step(dtype: Any, *more: int) -> Any:
         return jax.ShapeDtypeStruct((steps, count, *more), dtype)
 
     return Sequences(
@@ -525,5 +530,5 @@ def sequence_shapes(config: RunConfig, swarms: Swarms) -> Sequences:
         terminated=each_step(bool),
         truncated=each_step(bool),
         valid=each_step(bool),
-        memory=jax.ShapeDtypeStruct(swarms.memory.shape, swarms.memory.dtype),
+        memory=memory,
     )

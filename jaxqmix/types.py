@@ -10,16 +10,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from dataclasses import replace as replace
+from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import jax
+import numpy as np
 
 from jaxqmix.documentation import documented
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T")
+Array = jax.Array | np.ndarray
+"""Of a record's arrays once they are back on the host, as pictures and files take them."""
 
 
-def record(cls: T) -> T:
+@dataclass_transform(frozen_default=True)
+def record(cls: type[T]) -> type[T]:
     """Makes a frozen dataclass whose fields are all pytree leaves or subtrees."""
     return documented(jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls)))
 
@@ -177,7 +182,7 @@ class Sequences:
     memory: jax.Array  # [S, N, M] float32, the agents' memory before the first observation
 
 
-def over_sequences(function: Callable[[jax.Array, int], jax.Array], batch: Sequences) -> Sequences:
+def over_sequences(function: Callable[..., jax.Array], batch: Sequences) -> Sequences:
     """Applies `function(array, axis)` to every array and its axis of sequences S."""
     return Sequences(
         **{
@@ -209,8 +214,3 @@ class Episode:
     length: jax.Array  # [] int32, steps flown
     wind: jax.Array  # [2] float32, m/s
     visibility: jax.Array  # [] float32
-
-
-def replace(tree: Any, **changes: Any) -> Any:
-    """A copy of a record with some fields changed."""
-    return dataclasses.replace(tree, **changes)

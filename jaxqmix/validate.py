@@ -173,7 +173,10 @@ def check_environment(parts: Parts) -> str:
     for number, (state, timestep) in enumerate(fly(parts, choose), 1):
         expect_finite((timestep, state.position), f"env step {number}")
         place, size = state.position[:, :2], (config.city_width, config.city_length)
-        expect(((place >= 0) & (place < size)).all(), f"a drone left the city in step {number}")
+        expect(
+            ((place >= 0) & (place < np.array(size))).all(),
+            f"a drone left the city in step {number}",
+        )
         expect(coverage <= timestep.coverage <= 1, f"coverage fell in step {number}")
         expect(state.time == number, f"the clock shows {state.time} after {number} env steps")
         coverage, total = timestep.coverage, total + float(timestep.reward)
@@ -206,7 +209,8 @@ def check_agent(parts: Parts) -> str:
     policy = parts.online.policy(learner.parameters["agent"])
     memory = policy.initial_memory()
     actions, _ = policy(jax.random.key(0), swarm.state, swarm.timestep, memory)
-    chosen = np.take_along_axis(swarm.timestep.observation.available, actions[:, None], 1)
+    available = np.asarray(swarm.timestep.observation.available)
+    chosen = available[np.arange(len(available)), np.asarray(actions)]
     expect(chosen.all(), "the untrained agent chooses an unavailable action")
     count = sum(leaf.size for leaf in jax.tree.leaves(learner.parameters))
     return f"{count:,} parameters of agent and mixer"
@@ -276,7 +280,9 @@ def check_shapes(parts: Parts) -> str:
     team = jax.eval_shape(learner.mixer, mixer, chosen, observation.state)
     expect_shape(team, (steps + 1, swarms, 1), "the mixer's output")
     targets = jax.eval_shape(
-        lambda *inputs: compute_targets(*inputs, learner.agent, learner.mixer, learner.config),
+        lambda learned, batch: compute_targets(
+            learned, batch, learner.agent, learner.mixer, learner.config
+        ),
         learned,
         shapes,
     )
@@ -315,7 +321,7 @@ def check_loop(parts: Parts) -> str:
     expect(abs(epsilon - MISSION.training.epsilon_end) < 1e-6, f"epsilon ended at {epsilon:.2f}")
     policy = parts.online.policy(state.learner.average["agent"])
     key, memory = jax.random.key(0), policy.initial_memory()
-    *_, (_, timestep) = fly(parts, lambda *swarm: policy(key, *swarm, memory)[0])
+    *_, (_, timestep) = fly(parts, lambda state, timestep: policy(key, state, timestep, memory)[0])
     expect_finite(timestep, "a flight of the trained policy")
     return (
         f"{MISSION.budget} env steps, {metrics.ended:.0f} episodes; "
@@ -329,8 +335,8 @@ def check_compiled(parts: Parts) -> str:
     learned = jax.device_get(parts.begin().learner)
     generator = np.random.default_rng(0)
     batch = random_sequences(generator, parts.sequence_shapes)
-    executed = np.arange(env.drones, dtype=np.int32)
-    air = generator.normal(size=(env.drones, 2)).astype(np.float32)
+    executed: Any = np.arange(env.drones, dtype=np.int32)
+    air: Any = generator.normal(size=(env.drones, 2)).astype(np.float32)
     values = generator.normal(size=(*batch.reward.shape, 1)).astype(np.float32)
 
     def move(state: Any, params: Any) -> tuple:
@@ -339,7 +345,7 @@ def check_compiled(parts: Parts) -> str:
         )
 
     def look(state: Any, params: Any) -> tuple:
-        away = state.position + np.float32([60.0, 40.0, 0.0])
+        away = state.position + np.array([60.0, 40.0, 0.0], np.float32)
         return sensing.look(jax.random.key(0), state.unseen, away, params.visibility, env)
 
     def returns(values: jax.Array, batch: Sequences) -> jax.Array:
@@ -350,7 +356,10 @@ def check_compiled(parts: Parts) -> str:
         grad = jax.grad(td_loss, has_aux=True)
         return grad(learned.parameters, batch, values, learner.agent, learner.mixer)
 
-    pieces = [(move, (swarm.state, swarm.params)), (look, (swarm.state, swarm.params))]
+    pieces: list[tuple[Callable, tuple]] = [
+        (move, (swarm.state, swarm.params)),
+        (look, (swarm.state, swarm.params)),
+    ]
     pieces += [(returns, (values, batch)), (gradient, (learned, batch))]
     worst = 0.0
     # In full precision, or a GPU rounds the inputs of matrix products, here so and there so.

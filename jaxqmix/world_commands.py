@@ -53,11 +53,11 @@ def city_command(arguments: list[str]) -> int:
     from jaxqmix.maps.picture import draw_city
     from jaxqmix.maps.reading import SAMPLE, SAMPLE_ZONES, read_city
 
-    zones = given.zones
+    path, zones = Path(name), given.zones
     if name == "sample" and not Path(name).exists():
-        name, zones = SAMPLE, zones or SAMPLE_ZONES
+        path, zones = SAMPLE, zones or SAMPLE_ZONES
     reading = read_city(
-        name, given.cell_size, given.center, given.size, given.default_height, zones
+        path, given.cell_size, given.center, given.size, given.default_height, zones
     )
     for line in describe(reading):
         print(line)

@@ -65,8 +65,9 @@ class SwarmEnv(ParallelEnv):
         self.action_spaces = {agent: spaces.Discrete(env.actions) for agent in self.possible_agents}
         self._begin, self._fly = jit(_begin(env)), jit(_fly(env))
         self._key: jax.Array | None = None
-        self._swarm: tuple[State, EnvParams] | None = None
-        self._mixer_state: np.ndarray | None = None
+        # Until the first reset there is none.
+        self._swarm: Any = None
+        self._mixer_state: Any = None
 
     def observation_space(self, agent: str) -> spaces.Dict:
         """The same object each time."""
@@ -119,11 +120,13 @@ class SwarmEnv(ParallelEnv):
         self._key, state, timestep = self._fly(self._key, state, chosen, params)
         self._swarm = (state, params)
         observations, infos = self._observations(timestep)
-        of_all = lambda value: {agent: value for agent in observations}  # noqa: E731
-        ended = bool(timestep.terminated), bool(timestep.truncated)
-        if any(ended):
+        terminated, truncated = bool(timestep.terminated), bool(timestep.truncated)
+        if terminated or truncated:
             self.agents = []
-        return (observations, of_all(float(timestep.reward)), *map(of_all, ended), infos)
+        rewards = dict.fromkeys(observations, float(timestep.reward))
+        terminations = dict.fromkeys(observations, terminated)
+        truncations = dict.fromkeys(observations, truncated)
+        return observations, rewards, terminations, truncations, infos
 
     def state(self) -> np.ndarray:
         """What a mixer sees of the whole swarm, float32 [S]."""

@@ -358,10 +358,11 @@ def team_density(observed: jax.Array, config: EnvConfig) -> jax.Array:
     middles = (jnp.arange(side) - side / 2 + 0.5) * width
     near_row = jnp.maximum(1 - jnp.abs(y[..., None] - middles) / width, 0.0)
     near_column = jnp.maximum(1 - jnp.abs(x[..., None] - middles) / width, 0.0)
-    density = sum(
+    parts = (
         jnp.sum(near_row[:, few, :, None] * near_column[:, few, None, :], axis=1)
         for few in _few_at_once(observed.shape[0])
     )
+    density = sum(parts, jnp.float32(0))
     return density.reshape(observed.shape[0], -1)
 
 

@@ -227,6 +227,7 @@ def look(
     cell = jnp.floor(position[:, 1::-1] / config.cell_size).astype(jnp.int32)
     starts = jax.vmap(_window_start, (0, None, None))(cell, window_cells(config), config)
     if config.sensing == "probabilistic":
+        assert key is not None
         keys = jax.random.split(key, position.shape[0])
         masks = jax.vmap(chance_mask, (0, 0, 0, None, 0, None))(
             keys, position, radius, visibility, starts, config

@@ -10,6 +10,8 @@ coarse blocks begin in the north-western corner.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from jaxqmix.config import EnvConfig
@@ -37,7 +39,9 @@ def symmetries(config: EnvConfig) -> Symmetries:
     """
     square = config.rows == config.columns
     tables = [one_symmetry(m, config) for m in matrices() if square or m[0, 0] != 0]
-    return Symmetries(*(np.stack(column) for column in zip(*tables, strict=True)))
+    # In NumPy: programs take them as constants.
+    columns: Any = (np.stack(column) for column in zip(*tables, strict=True))
+    return Symmetries(*columns)
 
 
 def one_symmetry(matrix: np.ndarray, config: EnvConfig) -> tuple[np.ndarray, ...]:

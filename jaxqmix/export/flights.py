@@ -48,12 +48,19 @@ class Flight:
     border: np.ndarray | None  # [4, 2], corners of the city, degrees
     zones: list[tuple[tuple[float, float], float, float]]  # latitude, longitude; radius, ceiling
 
+    @property
+    def places(self) -> np.ndarray:
+        """The degrees of a flight over a city that lies somewhere."""
+        assert self.degrees is not None
+        return self.degrees
+
     def waypoints(self) -> list[tuple[np.ndarray, float, float]]:
         """Places (degrees), altitudes and seconds of hold, of which none equals the next."""
-        found, held = [], 0
+        found: list[tuple[np.ndarray, float, float]] = []
+        held = 0
         step = self.seconds[1] - self.seconds[0] if len(self.seconds) > 1 else 0.0
         last = self.metres[0] + np.inf
-        for place, degrees in zip(self.metres, self.degrees, strict=True):
+        for place, degrees in zip(self.metres, self.places, strict=True):
             if np.linalg.norm(place - last) < STILL:
                 held += 1
                 found[-1] = (*found[-1][:2], held * step)
@@ -66,7 +73,7 @@ class Flight:
         """The zones that the flight nowhere passes over: a fence has no ceiling."""
         kept = []
         for zone in self.zones:
-            north_east = (self.degrees - zone[0]) * metres_per_degree(zone[0][0])
+            north_east = (self.places - zone[0]) * metres_per_degree(zone[0][0])
             if np.hypot(*north_east.T).min() >= zone[1]:
                 kept.append(zone)
         return kept
@@ -88,10 +95,11 @@ def flights_of(
     width, south = config.city_width, config.city_length
     border, zones = None, []
     if origin is not None:
-        border = to_degrees([(0, 0), (width, 0), (width, south), (0, south)], origin)
+        border = to_degrees(np.array([(0, 0), (width, 0), (width, south), (0, south)]), origin)
         for x, y, radius, ceiling in np.asarray(episode.no_fly).tolist():
             if radius > 0:
-                zones.append((tuple(to_degrees((x, y), origin).tolist()), radius, ceiling))
+                centre = to_degrees(np.array([x, y]), origin).tolist()
+                zones.append((tuple(centre), radius, ceiling))
     return [
         Flight(
             name=f"drone-{drone + 1}",
@@ -140,6 +148,7 @@ def plan(flight: Flight) -> str:
         {"circle": {"center": list(c), "radius": radius}, "inclusion": False, "version": 1}
         for c, radius, _ in flight.zones_kept_out()
     ]
+    assert flight.border is not None
     border = {"inclusion": True, "polygon": flight.border.tolist(), "version": 1}
     mission = {
         "version": 2,
@@ -148,7 +157,7 @@ def plan(flight: Flight) -> str:
         "cruiseSpeed": flight.speed,
         "hoverSpeed": flight.speed,
         "globalPlanAltitudeMode": 1,
-        "plannedHomePosition": [*flight.degrees[0].tolist(), 0.0],
+        "plannedHomePosition": [*flight.places[0].tolist(), 0.0],
         "items": items,
     }
     whole = {
@@ -171,7 +180,7 @@ def altitude_fields(command: int, place: Sequence[float]) -> dict[str, Any]:
 
 def waypoints(flight: Flight) -> str:
     """MAVLink's plain text, `QGC WPL 110`: home first, then the mission."""
-    home = (WAYPOINT, GLOBAL, [0.0] * 4, (*flight.degrees[0], 0.0))
+    home = (WAYPOINT, GLOBAL, [0.0] * 4, (*flight.places[0], 0.0))
     lines = ["QGC WPL 110"]
     for number, item in enumerate([home, *mission_items(flight)]):
         command, frame, parameters, place = item
@@ -188,7 +197,7 @@ def kml(flight: Flight) -> str:
     whens = [f"<when>{t.isoformat(timespec='milliseconds')}Z</when>" for t in times]
     coords = [
         f"<gx:coord>{lon:.8f} {lat:.8f} {altitude:.2f}</gx:coord>"
-        for (lat, lon), altitude in zip(flight.degrees, flight.metres[:, 2], strict=True)
+        for (lat, lon), altitude in zip(flight.places, flight.metres[:, 2], strict=True)
     ]
     mode = "<altitudeMode>relativeToGround</altitudeMode>"
     marks = []
@@ -225,7 +234,7 @@ def geojson(flight: Flight) -> str:
     line = [
         [round(lon, 8), round(lat, 8), round(altitude, 2)]
         for (lat, lon), altitude in zip(
-            flight.degrees.tolist(), flight.metres[:, 2].tolist(), strict=True
+            flight.places.tolist(), flight.metres[:, 2].tolist(), strict=True
         )
     ]
     track = {
@@ -257,7 +266,7 @@ def table(flight: Flight) -> str:
     places = ["latitude", "longitude"] if known else []
     writer.writerow(["seconds", "x", "y", "altitude", *places, "action"])
     for index, (second, place) in enumerate(zip(flight.seconds, flight.metres, strict=True)):
-        degrees = [f"{value:.8f}" for value in flight.degrees[index]] if known else []
+        degrees = [f"{value:.8f}" for value in flight.places[index]] if known else []
         action = flight.actions[index] if index < len(flight.actions) else ""
         writer.writerow([f"{second:.3f}", *(f"{value:.2f}" for value in place), *degrees, action])
     return text.getvalue()

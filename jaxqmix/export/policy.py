@@ -217,8 +217,9 @@ def compare(plain: PlainPolicy, config: RunConfig, agent: dict[str, Any], count:
 
 def write_npz(plain: PlainPolicy, out: Path) -> None:
     """Writes arrays and metadata for `NumpyPolicy`."""
+    weights: dict[str, Any] = dict(plain.weights)
     with out.open("wb") as file:
-        np.savez(file, about=np.str_(json.dumps(plain.about)), **plain.weights)
+        np.savez(file, about=np.str_(json.dumps(plain.about)), **weights)
 
 
 def write_stablehlo(

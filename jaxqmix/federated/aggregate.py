@@ -91,7 +91,7 @@ def squared_distances(updates: Tree) -> jax.Array:
             updates,
             one,
         )
-        return sum(jax.tree.leaves(parts))
+        return sum(jax.tree.leaves(parts), jnp.float32(0))
 
     return jax.lax.map(to_all, updates)
 

@@ -103,7 +103,8 @@ def make_codec(config: FederationConfig, like: Tree) -> Codec:
         if kind == "int8":
             return dequantise(*message)
         if kind == "top-k":
-            return densify(*message, shape)
+            places, sent = message
+            return densify(places, sent, shape)
         if kind == "low-rank" and shrinks(shape, rank):
             left, right = message
             return left @ right.T

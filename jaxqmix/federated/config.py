@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jaxqmix.config import ConfigError, require
 from jaxqmix.documentation import documented
@@ -21,7 +21,7 @@ Rule = Literal[
     "krum",
     "multi-krum",
 ]
-RULES: tuple[str, ...] = Rule.__args__
+RULES: tuple[str, ...] = get_args(Rule)
 ROBUST = ("median", "trimmed-mean", "krum", "multi-krum")
 """Rules that bear some hostile sites; they do not look at weights."""
 SERVER_RATE = {"fedavgm": 0.5, "fedadam": 0.01}
@@ -120,9 +120,9 @@ class FederationConfig:
         for name in ("dropout", "alpha", "keep_share", "server_momentum"):
             probability(name, getattr(self, name))
         choice("aggregate", self.aggregate, RULES)
-        choice("compression", self.compression, Codec.__args__)
-        choice("dropout_pattern", self.dropout_pattern, Pattern.__args__)
-        choice("attack", self.attack, Attack.__args__)
+        choice("compression", self.compression, get_args(Codec))
+        choice("dropout_pattern", self.dropout_pattern, get_args(Pattern))
+        choice("attack", self.attack, get_args(Attack))
         choice("mixer", self.mixer, ("shared", "local"))
         require(
             self.per_round <= self.sites,
@@ -230,4 +230,5 @@ def from_dict(data: dict[str, Any]) -> FederationConfig:
     known = {item.name for item in dataclasses.fields(FederationConfig)}
     if unknown := set(data) - known:
         raise ConfigError(f"setting {sorted(unknown)[0]} is not known: of another version?")
-    return FederationConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    return FederationConfig(**values)

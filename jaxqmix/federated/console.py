@@ -91,6 +91,7 @@ class Console(Listener):
     def advanced(self, step: int, report: dict[str, Any]) -> None:
         """Moves the bar, and tells of the round."""
         line = described(report)
+        assert self.bar is not None
         self.bar.figures, self.bar.doing = (line,), ""
         self.bar.update(self.bar.task_ids[0], completed=step)
         if not self.terminal.is_interactive:

@@ -16,7 +16,7 @@ from jaxqmix.config import RunConfig
 from jaxqmix.distributed import COPIED, make_mesh, place, shapes_at, shardings
 from jaxqmix.evaluation import EVALUATION
 from jaxqmix.federated.aggregate import Tree
-from jaxqmix.federated.local import Group, for_each, local_training, over_sites
+from jaxqmix.federated.local import for_each, local_training, over_sites
 from jaxqmix.federated.rounds import Federation, Program, joined, take
 from jaxqmix.federated.sites import Ranges, Site, ranges
 from jaxqmix.rollout import fly_episodes
@@ -121,8 +121,8 @@ def make_tuner(
             count = len(group.sites)
             begun = group.config.iterations if clock is None else clock
 
-            def train(*arguments: Any, group: Group = group) -> TrainState:
-                return local_training(*arguments, group)[0]
+            def train(state: Any, start: Any, domain: Any, work: Any, clock: Any, group=group):
+                return local_training(state, start, domain, work, clock, group)[0]
 
             tuned.append(
                 over_sites(train, count, program.mesh)(

@@ -52,7 +52,8 @@ class Group:
 
     def env(self, domain: Ranges) -> UrbanGrid:
         """The world of a site's training."""
-        return dataclasses.replace(training_env(self.config), domain=domain)
+        arrays: Any = domain  # in the places of the config's numbers
+        return dataclasses.replace(training_env(self.config), domain=arrays)
 
 
 def iterations_of_round(config: RunConfig, federation: FederationConfig) -> int:

@@ -166,7 +166,9 @@ class SiteNode(Shared):
         """Writes the file whole or not at all."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_suffix(".part")
-        leaves = {f"leaf_{n}": np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(both))}
+        leaves: dict[str, Any] = {
+            f"leaf_{n}": np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(both))
+        }
         with part.open("wb") as file:
             np.savez(file, **leaves)
         part.replace(self.file)
@@ -233,18 +235,18 @@ class ServerNode(Shared):
         absent = size - len(messages)
         nothing = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._message)
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *messages, *[nothing] * absent)
-        weight = np.array([*weight, *[0.0] * absent], np.float32)
+        weights = np.array([*weight, *[0.0] * absent], np.float32)
         arrived = np.arange(size) < len(messages)
         key = jax.random.fold_in(jax.random.key(self.config.training.seed), FEDERATION + 1)
         self.server, admitted, said = self._aggregate(
-            jax.random.fold_in(key, self.rounds), self.server, stacked, weight, arrived
+            jax.random.fold_in(key, self.rounds), self.server, stacked, weights, arrived
         )
         self.rounds += 1
         for place, node in enumerate(names):
             if said.infinite[place]:
                 refused[node] = "its numbers are too large"
             if said.weight[place]:
-                refused[node] = f"it claims {float(weight[place])} env steps"
+                refused[node] = f"it claims {float(weights[place])} env steps"
         enough = int(admitted.sum()) >= self.federation.minimum
         return {
             "round": self.rounds,

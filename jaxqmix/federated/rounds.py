@@ -283,8 +283,10 @@ def train_sites(
         part = slice(first, first + group.chosen)
         first += group.chosen
 
-        def train(*arguments: Any, group: Group = group) -> tuple:
-            return local_training(*arguments, group)
+        def train(
+            state: Any, start: Tree, domain: Any, work: Any, clock: Any, group=group
+        ) -> tuple:
+            return local_training(state, start, domain, work, clock, group)
 
         domains = ranges([program.sites[number].domain for number in group.sites])
         after, update, sums = over_sites(train, group.chosen, program.mesh)(

@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
 from jaxqmix import checkpoints
 from jaxqmix.compilation import compile_ahead, require_float32, require_no_fork
-from jaxqmix.config import ConfigError, RunConfig, require
+from jaxqmix.config import ConfigError, RunConfig, refuse, require
 from jaxqmix.distributed import device_memory
 from jaxqmix.evaluation import EVALUATION, SELECTION, coverage_over_time, success, summarise
 from jaxqmix.federated import config as federated_config
@@ -36,7 +36,7 @@ from jaxqmix.metrics import FINAL, MetricsWriter, TensorBoard, local_path, read
 from jaxqmix.rollout import METRICS
 from jaxqmix.runner import Audience, check_folder, make_folder, stop_requests, write_json
 from jaxqmix.training import MEANS, require_memory, tree_bytes
-from jaxqmix.types import replace
+from jaxqmix.types import Array, replace
 
 FEDERATION, SITES, ROUNDS = "federation.json", "sites.json", "rounds.jsonl"
 """Files of a federation's folder: its settings, its sites, and what happened in each round."""
@@ -101,7 +101,8 @@ class FederatedRun:
         require_memory(
             {"sites": held, "round": held}, device_memory(list(program.mesh.devices.flat)), config
         )
-        self.step, self.state = 0, None
+        self.step = 0
+        self.state: Any = None
         if resume:
             check_same(folder, federation, sites)
             if any(checkpoints.steps_of(folder, kind) for kind in checkpoints.KINDS):
@@ -246,7 +247,7 @@ class FederatedRun:
     def _describe(self, outcome: Outcome) -> Report:
         """What happened in a round, with the sites' names."""
 
-        def names(mask: np.ndarray) -> list[str]:
+        def names(mask: Array) -> list[str]:
             return [self.sites[n].name for n in outcome.site[mask]]
 
         said = outcome.verdicts
@@ -467,7 +468,7 @@ def federate(
     try:
         with locked(folder):
             # Until it trains there is nothing to save: signals end the process as any other.
-            run = FederatedRun(config, federation, folder, audience, resume)
+            run = FederatedRun(config, federation, folder, cast(Listener, audience), resume)
             with stop_requests(audience.stopping) as asked:
                 report = run.train(lambda: asked() or audience.left, personalise)
         if audience.left:
@@ -488,5 +489,6 @@ def site_folder(run: Path, site: str | int) -> Path:
     if name is None and str(site).isdigit():
         listed = [each["name"] for each in json.loads((run / SITES).read_text("utf-8"))]
         name = listed[int(site)] if int(site) < len(listed) else None
-    require(name is not None, "site", site, f"must be one of {', '.join(folders)}")
+    if name is None:
+        refuse("site", site, f"must be one of {', '.join(folders)}")
     return run / FOLDERS / name

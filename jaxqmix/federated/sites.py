@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxqmix.config import ConfigError, DomainConfig, RunConfig, from_dict, require
+from jaxqmix.config import ConfigError, DomainConfig, RunConfig, from_dict, refuse, require
 from jaxqmix.federated.config import FederationConfig
 from jaxqmix.types import RewardWeights, record
 
@@ -105,7 +105,7 @@ def blend(base: DomainConfig, shares: dict[str, np.ndarray], strength: float) ->
       strength: 0 stays at the base, 1 is the mixture.
     """
     tables = {"city": CITIES, "weather": WEATHERS, "link": LINKS}
-    changes: dict[str, tuple[float, float]] = {}
+    changes: dict[str, Any] = {}
     for name, table in tables.items():
         kinds = list(table.values())
         for setting in kinds[0]:
@@ -182,7 +182,8 @@ def read_site(told: dict[str, Any], name: str, base: RunConfig) -> Site:
     """One site of a file."""
     known = [item.name for item in dataclasses.fields(Site)]
     unknown = next((key for key in told if key not in known), None)
-    require(unknown is None, f"site.{unknown}", told.get(unknown), f"known are {', '.join(known)}")
+    if unknown is not None:
+        refuse(f"site.{unknown}", told[unknown], f"known are {', '.join(known)}")
     domain = told.get("domain", {})
     require(isinstance(domain, dict), "site.domain", domain, "must be an object of ranges")
     whole = dataclasses.asdict(base.domain) | domain

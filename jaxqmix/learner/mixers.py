@@ -7,6 +7,7 @@ VDN, and M = N separate values for independent learning.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ class MonotonicMixer(nnx.Module):
 
     def __init__(self, drones: int, state: int, width: int, rngs: nnx.Rngs):
         self.drones, self.width = drones, width
-        near = {
+        near: dict[str, Any] = {
             "kernel_init": nnx.initializers.variance_scaling(0.01, "fan_in", "normal"),
             "bias_init": lambda key, shape, dtype=jnp.float32: (
                 jax.random.uniform(key, shape, dtype, 0.5, 1.5) / width**0.5

@@ -36,10 +36,8 @@ class Agent(nnx.Module):
             setattr(self, f"dense_{index}", nnx.Linear(width, config.hidden, rngs=rngs))
             setattr(self, f"norm_{index}", nnx.LayerNorm(config.hidden, rngs=rngs))
             width = config.hidden
-        if config.network == "gru":
-            self.recurrent = nnx.GRUCell(width, width, rngs=rngs)
-        else:
-            self.recurrent = None
+        gru = config.network == "gru"
+        self.recurrent = nnx.GRUCell(width, width, rngs=rngs) if gru else None
         # Values begin near zero. Begun at their usual size, the best of N drones' noisy values add
         # up: 20 drones then start from a team value several times too high.
         small = nnx.initializers.variance_scaling(0.01, "fan_in", "normal")

@@ -7,16 +7,18 @@ import functools
 import hashlib
 import math
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxqmix.config import ConfigError, EnvConfig, RunConfig, require
+from jaxqmix.config import ConfigError, EnvConfig, RunConfig, refuse, require
 from jaxqmix.types import City
 
 TALLEST = 255
 """Heights are stored as whole metres in one byte."""
 SEMI_MAJOR, ECCENTRICITY_2 = 6378137.0, 6.69437999014e-3
 """The ellipsoid of WGS 84: metres, and the square of its eccentricity."""
+Config = TypeVar("Config", RunConfig, EnvConfig)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +56,6 @@ class CityMap:
 
 def load_map(path: Path, setting: str = "city") -> CityMap:
     """Reads a city file; raises `ConfigError` naming `setting` when it is none."""
-    refuse = functools.partial(require, False, setting, path.as_posix())
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("heights", "cell_size", "no_fly", "origin")}
@@ -63,33 +64,35 @@ def load_map(path: Path, setting: str = "city") -> CityMap:
             heights=arrays["heights"],
             cell_size=float(arrays["cell_size"]),
             no_fly=arrays["no_fly"].astype(np.float32),
-            origin=tuple(arrays["origin"].tolist()),
             source=source,
         )
+        origin = tuple(arrays["origin"].tolist())
     except FileNotFoundError:
-        refuse("there is no such file; give the city's new place with --city")
+        words = "there is no such file; give the city's new place with --city"
+        refuse(setting, path.as_posix(), words)
     except Exception:  # numpy and zipfile raise many kinds on a file that is no archive of arrays
-        refuse("it is no city file; `jaxqmix city FILE --out CITY.npz` makes one")
+        words = "it is no city file; `jaxqmix city FILE --out CITY.npz` makes one"
+        refuse(setting, path.as_posix(), words)
     check_map(city, path.as_posix(), setting)
-    if len(city.origin) != 2:
-        refuse("its origin must be a latitude and a longitude")
-    known = all(map(math.isfinite, city.origin))
-    return dataclasses.replace(city, origin=city.origin if known else None)
+    if len(origin) != 2:
+        refuse(setting, path.as_posix(), "its origin must be a latitude and a longitude")
+    known = all(map(math.isfinite, origin))
+    return dataclasses.replace(city, origin=origin if known else None)
 
 
 def check_map(city: CityMap, name: str, setting: str = "city") -> None:
     """Raises `ConfigError` when a city's arrays are none that can be flown over."""
-    refuse = functools.partial(require, False, setting, name)
+    refuse_city = functools.partial(refuse, setting, name)
     heights, no_fly = np.asarray(city.heights), np.asarray(city.no_fly)
     if heights.ndim != 2 or heights.dtype != np.uint8:
         words = f"{heights.dtype} {list(heights.shape)}"
-        refuse(f"its heights must be uint8 [rows, columns], whole metres, not {words}")
+        refuse_city(f"its heights must be uint8 [rows, columns], whole metres, not {words}")
     if no_fly.ndim != 2 or no_fly.shape[1] != 4 or not np.isfinite(no_fly).all():
-        refuse("its no_fly must be finite numbers [zones, 4]: x, y, radius, ceiling")
+        refuse_city("its no_fly must be finite numbers [zones, 4]: x, y, radius, ceiling")
     if (no_fly[:, 2:] < 0).any():
-        refuse("radius and ceiling of its no_fly must be at least 0")
+        refuse_city("radius and ceiling of its no_fly must be at least 0")
     if not (math.isfinite(city.cell_size) and city.cell_size > 0):
-        refuse("its cell_size must be a number of metres greater than 0")
+        refuse_city("its cell_size must be a number of metres greater than 0")
 
 
 def check_starts(city: CityMap, config: EnvConfig) -> None:
@@ -142,9 +145,7 @@ def checksum(maps: list[CityMap]) -> str:
     return digest.hexdigest()[:16]
 
 
-def with_city(
-    config: RunConfig | EnvConfig, city: str | Path | CityMap | None
-) -> RunConfig | EnvConfig:
+def with_city(config: Config, city: str | Path | CityMap | None) -> Config:
     """The config for flights over a city: size, cells and zones are the city's.
 
     Args:
@@ -159,17 +160,18 @@ def with_city(
         return config
     if isinstance(config, RunConfig):
         return dataclasses.replace(config, env=with_city(config.env, city))
-    given = isinstance(city, CityMap)
-    require(
-        given or isinstance(city, str | Path), "city", repr(city), "must be a file or a CityMap"
-    )
-    maps = [city] if given else load_maps(city)
+    if isinstance(city, CityMap):
+        maps, path, name = [city], None, city.source
+    else:
+        require(isinstance(city, str | Path), "city", repr(city), "must be a file or a CityMap")
+        maps, path = load_maps(city), Path(city).resolve().as_posix()
+        name = Path(city).as_posix()
     check_map(maps[0], maps[0].source or "given")
     width, length = maps[0].size
     try:
         return dataclasses.replace(
             config,
-            city=None if given else Path(city).resolve().as_posix(),
+            city=path,
             city_checksum=checksum(maps),
             city_width=width,
             city_length=length,
@@ -177,7 +179,6 @@ def with_city(
             no_fly_zones=max(len(one.no_fly) for one in maps),
         )
     except ConfigError as error:
-        name = maps[0].source if given else Path(city).as_posix()
         raise ConfigError(f"city = {name} is not allowed with these settings: {error}") from None
 
 
@@ -193,6 +194,7 @@ def load_cities(config: EnvConfig) -> City:
     Raises:
       ConfigError: when they are gone, differ from the config's checksum, or do not fit its sizes.
     """
+    assert config.city is not None
     maps = load_maps(config.city, "env.city")
     found = checksum(maps)
     require(
@@ -227,7 +229,9 @@ def stack(maps: list[CityMap], config: EnvConfig) -> City:
     for index, city in enumerate(maps):
         no_fly[index, : len(city.no_fly)] = city.no_fly
     heights = np.stack([city.heights for city in maps])
-    return City(heights, no_fly, np.zeros(len(maps), np.int32))
+    # In NumPy: programs take them as constants.
+    arrays: tuple[Any, ...] = (heights, no_fly, np.zeros(len(maps), np.int32))
+    return City(*arrays)
 
 
 def metres_per_degree(latitude: float) -> tuple[float, float]:

@@ -56,7 +56,7 @@ def read_tiff(path: Path) -> Raster:
 
     try:
         with Image.open(path) as image:
-            tags = dict(image.tag_v2)
+            tags = dict(image.tag_v2)  # type: ignore[attr-defined]  # of TIFF files alone
             heights = np.asarray(image, np.float32)
     except Exception as error:  # Pillow raises many kinds
         raise MapError(path, f"it cannot be read as TIFF: {error}") from None

@@ -191,8 +191,10 @@ def corner_of(places: np.ndarray, area: Area) -> tuple[tuple[float, float], np.n
         latitude, longitude = area.center
         within = abs(latitude) <= 90 and abs(longitude) <= 180
         require(within, "center", area.center, "must be degrees of latitude and longitude")
+        assert area.size is not None
         half = area.size / 2
-        return tuple(to_degrees((-half, -half), area.center).tolist()), np.full(2, area.size)
+        north, west = to_degrees(np.array([-half, -half]), area.center).tolist()
+        return (north, west), np.full(2, area.size)
     origin = (float(places[:, 0].max()), float(places[:, 1].min()))
     return origin, np.ptp(to_metres(places, origin), axis=0)
 

@@ -127,6 +127,7 @@ def write_mp4(
         stderr=subprocess.DEVNULL,
     )
     # An encoder that gives up early breaks the pipe; its return code tells.
+    assert encoder.stdin is not None
     with contextlib.suppress(BrokenPipeError), encoder:
         encoder.stdin.write(picture)
         for frame in frames:

@@ -170,7 +170,7 @@ def plot_runs(
     flown = bool(planners) or any(run.final for run in runs)
     figure = Figure(figsize=(16 if flown else 11, 7), layout="constrained")
     FigureCanvasAgg(figure)
-    shape = [[name for name, *_ in PANELS[:3]], [name for name, *_ in PANELS[3:]]]
+    shape: list[Any] = [[name for name, *_ in PANELS[:3]], [name for name, *_ in PANELS[3:]]]
     for row in shape:
         row += ["over time"] * (2 if flown else 0)
     panels = figure.subplot_mosaic(shape)
@@ -185,8 +185,8 @@ def plot_runs(
     criteria = runs[0].settings["evaluation"]
     for name, title, criterion in PANELS:
         if name in best:
-            label = f"best planner: {best['policy']}" if name == "coverage" else None
-            panels[name].axhline(best[name], color="#333333", linestyle="--", label=label)
+            words = f"best planner: {best['policy']}" if name == "coverage" else None
+            panels[name].axhline(best[name], color="#333333", linestyle="--", label=words)
         finish_panel(panels[name], name, title, "env steps", criteria.get(criterion))
     panels["loss"].set_yscale("log")
     if flown:

@@ -91,7 +91,7 @@ def draw_observation(vector: Any, config: EnvConfig) -> Figure:
     blocks["team_density"] = team_view(config)[0]
     rows = -(-len(blocks) // COLUMNS)
     figure = Figure(figsize=(14, 6.2 + 3.3 * rows), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(6.2, 3.3 * rows))
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(6.2, 3.3 * rows))[:, 0]
     bars, moves = above.subplots(1, 2, width_ratios=(1, 1.35))
     _bars(bars, part)
     _moves(moves, part)
@@ -101,11 +101,11 @@ def draw_observation(vector: Any, config: EnvConfig) -> Figure:
     for axes, (name, block) in zip(grid, blocks.items(), strict=False):
         side = round(np.sqrt(part[name].size))
         cells = part[name].reshape(side, side)
-        block *= config.cell_size
-        reach = side * block / 2
+        width = block * config.cell_size
+        reach = side * width / 2
         _map(axes, name, cells, reach)
         words = textwrap.fill(meaning(name), 34)
-        axes.set_title(f"{name} (blocks of {block:g} m)\n{words}", fontsize=9)
+        axes.set_title(f"{name} (blocks of {width:g} m)\n{words}", fontsize=9)
         if name == "team_density":
             _teammates(axes, part["teammates"].reshape(-1, 6), reach, config)
     return figure
@@ -114,7 +114,8 @@ def draw_observation(vector: Any, config: EnvConfig) -> Figure:
 def _bars(axes: Axes, part: dict[str, np.ndarray]) -> None:
     """The drone's own numbers as bars, one colour and one heading per group."""
     place = 0.0
-    ticks, names = [], []
+    ticks: list[float] = []
+    names: list[str] = []
     for number, (group, labels) in enumerate(NUMBERS.items()):
         hue = scene.HUES[number]
         heading = f"{group}: {meaning(group)}"
@@ -182,15 +183,16 @@ def _map(axes: Axes, name: str, cells: np.ndarray, reach: float) -> None:
     """One group of the surroundings as a map that reaches so many metres to each side."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    colours, low, high, label = LinearSegmentedColormap.from_list, 0.0, 1.0, "unseen share"
+    low, high, label = 0.0, 1.0, "unseen share"
     if name == "obstacles":
         cells, low, high, label = cells * HEIGHT_SCALE, -HEIGHT_SCALE, HEIGHT_SCALE, "climb by (m)"
-        colours = colours(name, ["#DCE6EE", scene.PAPER, scene.VIOLATION])
+        ramp = ["#DCE6EE", scene.PAPER, scene.VIOLATION]
     elif name == "team_density":
         high, label = max(1.0, float(cells.max())), "teammates"
-        colours = colours(name, [scene.PAPER, scene.HUES[1]])
+        ramp = [scene.PAPER, scene.HUES[1]]
     else:
-        colours = colours(name, [scene.SEEN, scene.UNSEEN])
+        ramp = [scene.SEEN, scene.UNSEEN]
+    colours = LinearSegmentedColormap.from_list(name, ramp)
     extent = (-reach, reach, reach, -reach)
     picture = axes.imshow(cells, cmap=colours, extent=extent, vmin=low, vmax=high)
     axes.plot(0, 0, "o", mfc=scene.HUES[0], mec="white", markersize=8)

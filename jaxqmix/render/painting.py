@@ -187,7 +187,7 @@ class Panel:
         x, y = self.places[step, drone].tolist()
         radius = float(self.episode.radii[step, drone]) * self.scale
         pen.ellipse([x - radius, y - radius, x + radius, y + radius], outline=colour)
-        link = self.episode.link[step - 1, drone] if step else None
+        link = int(self.episode.link[step - 1, drone]) if step else None
         draw_drone(pen, x, y, drone, link)
 
     def _colour(self, drone: int) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxqmix.config import require
 from jaxqmix.render import scene
-from jaxqmix.types import Episode
+from jaxqmix.types import Array, Episode
 
 UNIT = 0.1
 """Metres per count of a stored length; coarser only where a city is wider than 6.5 km."""
@@ -118,7 +118,7 @@ def theme_style() -> str:
     )
 
 
-def encode(array: np.ndarray, dtype: str) -> str:
+def encode(array: Array, dtype: str) -> str:
     """An array in a little-endian type, as base64."""
     return base64.b64encode(np.ascontiguousarray(array, dtype=dtype).tobytes()).decode("ascii")
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxqmix.config import require
-from jaxqmix.types import LOST, Episode, replace
+from jaxqmix.types import LOST, Array, Episode, replace
 
 # Okabe and Ito's colours for colour-blind readers, without the yellow that light ground swallows.
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B4B8A")
@@ -64,7 +64,7 @@ def is_light(colour: np.ndarray) -> bool:
     return float(np.asarray(colour, float) @ (0.3, 0.6, 0.1)) > 150
 
 
-def shade(colour: np.ndarray, heights: np.ndarray) -> np.ndarray:
+def shade(colour: np.ndarray, heights: Array) -> np.ndarray:
     """Ground of a colour [3] below buildings of heights [...] in metres: uint8 [..., 3].
 
     The higher the building, the darker; open ground keeps the colour.
@@ -101,7 +101,7 @@ def trim(episode: Episode) -> Episode:
 class Figures:
     """What has happened by each step, [T + 1]; counts are drone steps, since the start."""
 
-    coverage: np.ndarray  # 0 to 1
+    coverage: Array  # 0 to 1
     conflicts: np.ndarray
     building_hits: np.ndarray
     violations: np.ndarray
@@ -121,7 +121,7 @@ class Figures:
 def figures(episode: Episode) -> Figures:
     """The running figures of a trimmed episode."""
 
-    def running(flags: np.ndarray) -> np.ndarray:
+    def running(flags: Array) -> np.ndarray:
         return np.concatenate([[0], np.cumsum(flags.sum(axis=1))])
 
     events = episode.events
@@ -134,11 +134,11 @@ def figures(episode: Episode) -> Figures:
     )
 
 
-def wind_words(wind: np.ndarray) -> str:
+def wind_words(wind: Array) -> str:
     """Speed of a wind [2] (m/s along x and y) and where it blows to."""
     speed = float(np.hypot(*wind))
     if speed < CALM:
         return "no wind"
     names = ("E", "SE", "S", "SW", "W", "NW", "N", "NE")
-    octant = round(np.arctan2(wind[1], wind[0]) / (np.pi / 4)) % 8
+    octant = round(float(np.arctan2(wind[1], wind[0]) / (np.pi / 4))) % 8
     return f"wind {speed:.1f} m/s to {names[octant]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,8 +34,8 @@ def write_still(episodes: list[Episode], titles: list[str], out: Path, cell_size
     longest = max(rows, columns)
     width = max(MAP_INCHES * columns / longest, 4.6) * len(episodes) + 1.6
     height = max(MAP_INCHES * rows / longest, 2.4) + 1.45
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(episodes), squeeze=False)[0]
     for place, episode, title in zip(axes, episodes, titles, strict=True):
@@ -148,8 +148,9 @@ def draw_caption(axes: Axes, episode: Episode, title: str) -> None:
     axes.set_title(title or " ", loc="left", fontsize=12, weight="bold", pad=21, parse_math=False)
     axes.text(0, 1.0, caption + "\n", transform=axes.transAxes, fontsize=8.5, color="#444444")
     # Points to the right of and above the corner of the map.
-    corner = Affine2D().scale(1 / 72) + axes.figure.dpi_scale_trans
-    corner += ScaledTranslation(1, 1, axes.transAxes)
+    corner: Any = Affine2D().scale(1 / 72) + axes.figure.dpi_scale_trans
+    above: Any = axes.transAxes
+    corner += ScaledTranslation(1, 1, above)
     words = scene.wind_words(episode.wind)
     axes.text(-34, 22, words, transform=corner, fontsize=8, ha="right", color=scene.HUES[0])
     speed = float(np.hypot(*episode.wind))
@@ -175,8 +176,8 @@ def add_keys(figure: Figure, axes: list[Axes], episodes: list[Episode]) -> None:
     bar.set_label("building height on seen ground (m)", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_edgecolor("#888888")
-    dot = {"marker": "o", "linestyle": "", "color": "#555555"}
-    keys = [
+    dot: dict[str, Any] = {"marker": "o", "linestyle": "", "color": "#555555"}
+    keys: list[Any] = [
         Patch(fc=scene.SEEN, ec="#888888", label="seen"),
         Patch(fc=scene.UNSEEN, label="not seen"),
     ]
