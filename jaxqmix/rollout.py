@@ -31,6 +31,8 @@ from jaxqmix.types import (
 
 MISSION_SUCCESS = 0.95
 """Coverage that makes a mission a success, unless it ends earlier."""
+NO_CITY: Any = None
+"""In the place of what does not change, and need not be carried from step to step."""
 
 
 @record
@@ -198,9 +200,9 @@ def rollout(
         swarms = replace(swarms, state=replace(swarms.state, city=city))
         after, actions = fly_step(keys, swarms, policy, env)
         output = (actions, after.timestep, ~swarms.done)
-        return replace(after, state=replace(after.state, city=None)), output
+        return replace(after, state=replace(after.state, city=NO_CITY)), output
 
-    first = replace(swarms, state=replace(swarms.state, city=None))
+    first = replace(swarms, state=replace(swarms.state, city=NO_CITY))
     last, (actions, timestep, valid) = jax.lax.scan(
         body, first, jax.random.split(key, (steps, swarms.done.shape[0]))
     )
@@ -286,9 +288,9 @@ def fly_episodes(
             seen_at = jnp.where(seen, after.state.time[:, None, None], seen_at)
             recorded = _output(done, after, actions[:record])
         output = (swarms.timestep.coverage, recorded)
-        return (replace(swarms, state=replace(swarms.state, city=None)), seen_at), output
+        return (replace(swarms, state=replace(swarms.state, city=NO_CITY)), seen_at), output
 
-    start = replace(swarms, state=replace(swarms.state, city=None))
+    start = replace(swarms, state=replace(swarms.state, city=NO_CITY))
     (last, seen_at), (coverage, recorded) = jax.lax.scan(
         body, (start, seen_at), jnp.arange(config.horizon)
     )
