@@ -31,6 +31,30 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
 settings.load_profile("project")
 
+TRAIN = (
+    *("test_api", "test_benchmarks", "test_checkpoints", "test_cli", "test_comparison"),
+    *("test_demo", "test_distributed", "test_faults", "test_federated_training"),
+    *("test_notebooks", "test_readme", "test_training", "test_validate"),
+)
+"""Files with tests that train whole runs."""
+SLOW = (
+    *("test_city", "test_city_files", "test_curves", "test_dynamics", "test_env_properties"),
+    *("test_env_reference", "test_export", "test_federated_flower", "test_federated_nodes"),
+    *("test_federated_rounds", "test_federated_rules", "test_learner", "test_mixers"),
+    *("test_pettingzoo", "test_planners", "test_render", "test_render_browser"),
+    *("test_render_notebook", "test_rollout", "test_sensing", "test_symmetry"),
+)
+"""Files with tests that compile a lot, or draw."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of these files, so that `-m "not slow and not train"` leaves quick ones."""
+    for item in items:
+        for marker, files in (("train", TRAIN), ("slow", SLOW)):
+            if item.path.stem in files:
+                item.add_marker(marker)
+
+
 CITY_BLOCK = EnvConfig(
     drones=4,
     city_width=420.0,
