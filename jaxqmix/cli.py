@@ -326,7 +326,7 @@ def prepare_jax() -> None:
         jax.devices()
     except Exception as error:  # of many kinds, with pages of text
         chosen = os.environ.get("JAX_PLATFORMS", "")
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or ["this machine has no such device"])[0]
         raise ConfigError(
             f"JAX_PLATFORMS = {shown(chosen)} is not allowed: {shown(reason)}; unset it, or for a "
             'GPU: pip install ".[cuda]"'

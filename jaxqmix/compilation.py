@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import platformdirs
 
 from jaxqmix.config import ConfigError
 
@@ -133,17 +134,13 @@ def cache_folder() -> Path:
     """The user's cache folder for compiled programs, by the platform's custom."""
     if chosen := os.environ.get("JAXQMIX_CACHE"):
         return Path(chosen)
-    variable, below_home = {
-        "win32": ("LOCALAPPDATA", "AppData/Local"),
-        "darwin": (None, "Library/Caches"),
-    }.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
-    if base := variable and os.environ.get(variable):
-        return Path(base) / "jaxqmix"
-    try:
-        return Path.home() / below_home / "jaxqmix"
-    except RuntimeError:  # A user without a home, as in containers.
-        user = os.getuid() if hasattr(os, "getuid") else "user"
-        return Path(tempfile.gettempdir()) / f"jaxqmix-{user}"
+    # A user without a home, as in containers: an error, or a relative path in older versions.
+    with contextlib.suppress(RuntimeError):
+        folder = Path(platformdirs.user_cache_dir("jaxqmix", appauthor=False, opinion=False))
+        if folder.is_absolute():
+            return folder
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(tempfile.gettempdir()) / f"jaxqmix-{user}"
 
 
 def enable_cache() -> None:

@@ -384,7 +384,8 @@ class LearnerConfig(Checked):
     """Polyak step of the target network per learner call; 1 copies it, so targets use the
     current weights."""
     double_q: bool = True
-    """Choose the bootstrap action with the online network and value it with the target network."""
+    """Choose the bootstrap action with the online network and value it with the target network;
+    no effect while learner.target_update is 1, for both are then the same."""
     average_decay: Annotated[float, SHARE] = 0.99
     """Per-call decay of the averaged weights that evaluation uses; 0 uses the raw ones. The first
     calls are forgotten sooner."""

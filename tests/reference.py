@@ -151,7 +151,8 @@ def obstruction(heights: np.ndarray, no_fly: np.ndarray, place: np.ndarray, conf
     x, y, altitude = (float(v) for v in place)
     if not (0 <= x < config.city_width and 0 <= y < config.city_length):
         return BORDER
-    if not config.min_altitude <= altitude <= config.max_altitude:
+    # A centimetre for the sums of climbs in float32.
+    if not config.min_altitude - 0.01 <= altitude <= config.max_altitude + 0.01:
         return BORDER
     if altitude <= heights[cell_of(x, y, config)]:
         return BUILDING

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -168,6 +170,22 @@ def test_obstructions_by_rank():
     places = jnp.array([at(2, 3), [-1.0, 30.0, 40.0], at(2, 3, 125.0)])
     assert dynamics.obstruction(built, places, CONFIG).tolist() == [BUILDING, BORDER, BORDER]
     assert dynamics.obstruction(open_ground, places, CONFIG).tolist() == [NO_FLY, BORDER, BORDER]
+
+
+@pytest.mark.parametrize("climb", [12.7, 20.0, 25.3, 33.3])
+def test_every_level_is_reached_again_from_the_top(climb):
+    """Climbs add up in float32, and the sums may end just outside of the limits."""
+    config = dataclasses.replace(CONFIG, climb=climb)
+    levels = int((config.max_altitude - config.min_altitude) / climb + 1e-6)
+    altitude = np.float32(config.min_altitude)
+    places = []
+    for step in [np.float32(climb)] * levels + [np.float32(-climb)] * levels:
+        altitude = np.float32(altitude + step)
+        places.append(at(2, 3, altitude))
+    open_ground = City(jnp.zeros((6, 8), jnp.uint8), jnp.zeros((0, 4)), jnp.int32(48))
+    assert (np.asarray(dynamics.obstruction(open_ground, jnp.array(places), config)) == FREE).all()
+    beyond = jnp.array([at(2, 3, altitude - climb), at(2, 3, config.max_altitude + 0.1)])
+    assert dynamics.obstruction(open_ground, beyond, config).tolist() == [BORDER, BORDER]
 
 
 def test_obstructed_actions_of_a_corner():

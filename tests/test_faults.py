@@ -147,12 +147,10 @@ def test_homes_are_found(tmp_path, monkeypatch):
         assert cli.expand_home(word) == word
 
 
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="homes are found otherwise")
 def test_a_cache_needs_no_home(monkeypatch, tmp_path):
-    def nobody():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(compilation.sys, "platform", "linux")
-    monkeypatch.setattr(Path, "home", nobody)
+    # What Python answers where nobody knows a home.
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     monkeypatch.setenv("JAXQMIX_CACHE", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "jaxqmix"
@@ -230,7 +228,7 @@ def test_a_backend_that_is_not_there_gets_one_line(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     monkeypatch.setattr(jax, "devices", missing)
     with pytest.raises(
-        ConfigError, match=r"JAX_PLATFORMS = cuda is not allowed: AssertionError; u"
+        ConfigError, match=r"JAX_PLATFORMS = cuda is not allowed: this machine has no such dev"
     ):
         cli.prepare_jax()
 

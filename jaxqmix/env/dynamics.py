@@ -24,6 +24,8 @@ from jaxqmix.types import (
 
 CLEARANCE = 10.0
 """Distance kept from teammates beyond the conflict distance, metres: turbulence parts them."""
+ALTITUDE_SLACK = 0.01
+"""Metres beyond the altitude limits that are still inside: climbs add up in float32."""
 WIND_DRIFT = 0.05
 """Share of the wind that station keeping does not cancel."""
 
@@ -57,7 +59,8 @@ def obstruction(city: City, position: jax.Array, config: EnvConfig) -> jax.Array
     """
     x, y, altitude = position[..., 0], position[..., 1], position[..., 2]
     outside = (x < 0) | (x >= config.city_width) | (y < 0) | (y >= config.city_length)
-    outside |= (altitude > config.max_altitude) | (altitude < config.min_altitude)
+    low, high = config.min_altitude - ALTITUDE_SLACK, config.max_altitude + ALTITUDE_SLACK
+    outside |= (altitude > high) | (altitude < low)
     row = jnp.clip(jnp.floor(y / config.cell_size).astype(jnp.int32), 0, config.rows - 1)
     column = jnp.clip(jnp.floor(x / config.cell_size).astype(jnp.int32), 0, config.columns - 1)
     building = altitude <= city.heights[row, column]
