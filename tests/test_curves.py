@@ -21,6 +21,7 @@ from jaxqmix.render.curves import (
     groups,
     load_runs,
     plot_runs,
+    short_names,
 )
 
 METRICS = [name for name, *_ in PANELS]
@@ -64,6 +65,14 @@ def test_runs_that_differ_by_the_seed_belong_together(tmp_path):
         "vdn": 1,
     }
     assert found["vdn"][0].evaluation["coverage"] == 0.9 and found["vdn"][0].final is None
+
+
+def test_names_that_are_no_text_are_shown_escaped():
+    """Such as a folder's of another encoding, or any accent under `LC_ALL=C`."""
+    assert short_names([Path("runs/bad\udcff"), Path("runs/caf\u00e9")]) == [
+        "bad\\udcff",
+        "caf\u00e9",
+    ]
 
 
 def test_runs_of_one_name_are_told_apart_by_the_folders_above(tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxqmix.config import ConfigError, from_dict, shown, to_dict
+from jaxqmix.config import ConfigError, from_dict, printable, shown, to_dict
 from jaxqmix.metrics import FINAL, SETTINGS, is_report, read
 from jaxqmix.render.scene import HUES, in_our_style
 
@@ -135,7 +135,8 @@ def short_names(folders: Sequence[Path]) -> list[str]:
         parts = 1
         while sum(ending(other, parts) == ending(folder, parts) for other in folders) > 1:
             parts += 1
-        names.append(ending(folder, parts).as_posix())
+        # Bytes that are no text in this locale cannot be drawn, or printed.
+        names.append(printable(ending(folder, parts).as_posix()))
     return names
 
 
