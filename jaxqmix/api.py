@@ -541,7 +541,7 @@ class ChosenWorld(UrbanGrid):
         return self.params
 
 
-def trajectories(episodes: Episode, flyer: Flyer) -> dict[str, np.ndarray]:
+def trajectories(episodes: Episode, flyer: Flyer) -> dict[str, Any]:
     """Recorded episodes as named arrays, E in front, enough to recompute every metric."""
     events, steps = episodes.events, np.arange(episodes.reward.shape[1])
     flown = steps < np.asarray(episodes.length)[:, None]

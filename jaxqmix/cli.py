@@ -390,7 +390,7 @@ def evaluate_command(arguments: list[str]) -> int:
         import numpy as np
 
         assert episodes is not None
-        arrays: dict[str, Any] = dict(api.trajectories(episodes, flyer))
+        arrays = api.trajectories(episodes, flyer)
 
         # To an open file, for numpy adds `.npz` to a name that does not end so.
         def save(path: Path) -> None:

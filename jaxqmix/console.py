@@ -405,7 +405,7 @@ def outcome(name: str, episode: Episode, config: EnvConfig) -> str:
     coverage, length = np.asarray(episode.coverage), int(episode.length)
     events = episode.events
     reached = coverage >= COVERAGE_SUCCESS
-    when = f"90 % after {reached.argmax()} env steps" if reached.any() else "less than 90 %"
+    when = f"90 % after {np.argmax(reached)} env steps" if reached.any() else "less than 90 %"
     hit = int((np.asarray(events.conflict) | np.asarray(events.building_hit)).sum())
     blocked = int(np.asarray(events.violation).sum())
     return (

@@ -104,7 +104,7 @@ def check_starts(city: CityMap, config: EnvConfig) -> None:
     for zone in city.no_fly:
         free &= np.hypot(x - zone[0], y - zone[1]) > zone[2]
     words = f"its no-fly zones leave {free.sum()} places to start, and there are {config.drones}"
-    require(free.sum() >= config.drones, "city", city.source or "given", f"{words} drones")
+    require(bool(free.sum() >= config.drones), "city", city.source or "given", f"{words} drones")
 
 
 def load_maps(path: str | Path, setting: str = "city") -> list[CityMap]:
