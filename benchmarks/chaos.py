@@ -414,6 +414,7 @@ WORDS = [
     *cli.COMMANDS,
     *PRESETS,
     *("--env.drones", "--env.city-width", "--learner.gamma", "--domain.wind-speed", "--seed"),
+    "--seeds",
     *("--out", "--resume", "--mode", "--config", "--json", "--planner", "--episodes", "--help"),
     *("--env-steps", "--learner.double-q", "--city", "--scale", "--compare", "--trajectories"),
     *("-", "--", "=", "--=", "-h", "0", "1", "-1", "1e3", "nan", "inf", "9" * 401, "True", "x"),

@@ -10,7 +10,8 @@ The names below load when they are first used, so that `import jaxqmix` is quick
                           params)` of one swarm, for `jax.vmap` and `jax.jit`
   with_city(config, city) the config for flights over a city file, or a folder of them; `CityMap` is
                           a literal city
-  train(config, out)      trains a run in a folder and shows its progress
+  train(config, out)      trains a run in a folder and shows its progress; with `seeds=5` five of
+                          them side by side
   load_policy(path)       a trained policy with its config: a `Flyer`
   scripted(name, config)  a scripted planner, one of `PLANNERS`, with a config: a `Flyer`; `planner`
                           is the policy alone

@@ -502,7 +502,8 @@ def train(
     quiet: bool = False,
     listener: Listener | None = None,
     wandb: str | None = None,
-) -> dict[str, Any] | None:
+    seeds: int | None = None,
+) -> dict[str, Any] | list[dict[str, Any]] | None:
     """Trains a run in a folder, and shows its progress in the terminal or the notebook.
 
     Args:
@@ -512,22 +513,29 @@ def train(
         machine, versions and number of devices.
       quiet: show nothing.
       listener: hears of the progress, instead of showing it.
-      wandb: also log to this project of Weights & Biases (extra `wandb`).
+      wandb: also log to this project of Weights & Biases (extra `wandb`); not with `seeds`.
+      seeds: train so many runs side by side in one program, with the config's seed and those that
+        follow, in `out/seed-0` and so on; see `jaxqmix.seeds.train_seeds`.
 
     Returns:
-      The final evaluation (see `metrics.jsonl`), or None when it was asked to stop early.
+      The final evaluation (see `metrics.jsonl`), with `seeds` a list of them; or None when it was
+      asked to stop early.
 
     Raises:
       ConfigError: on an output folder in use, or a checkpoint that does not fit.
     """
     from jaxqmix import console
+    from jaxqmix.seeds import train_seeds
 
     require_config(config)
     path = isinstance(out, str | os.PathLike)
     require(path, "out", shown(out), "must be a folder, such as 'runs/first'")
     enable_cache()
-    listener = listener or (Listener() if quiet else console.listener(Path(out)))
-    return runner.train(config, out, resume, listener, wandb)
+    listener = listener or (Listener() if quiet else console.listener(Path(out), seeds))
+    if seeds is None:
+        return runner.train(config, out, resume, listener, wandb)
+    require(wandb is None, "wandb", wandb, "with seeds, runs log to TensorBoard")
+    return train_seeds(config, out, seeds, resume, listener)
 
 
 @dataclasses.dataclass(frozen=True)

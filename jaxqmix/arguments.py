@@ -165,6 +165,7 @@ examples:
   jaxqmix train quick --env.drones 8 --out runs/eight
   jaxqmix train full --mode replay --seed 1 --env-steps 1000000
   jaxqmix train quick --domain.packet-loss 0.3         one number fixes a range
+  jaxqmix train quick --seeds 5                        five seeds at once, one table
   jaxqmix train --config runs/quick/config.json --out runs/again
   jaxqmix train quick --resume                         go on where it was stopped
 
@@ -181,6 +182,7 @@ FIRST = (
     ("--config FILE", "start from a JSON or YAML file of settings, such as a run's", "none"),
     ("--mode MODE", "online (fresh rollouts) or replay", "training.mode"),
     ("--seed INT", "of everything random", "training.seed"),
+    ("--seeds INT", "train so many side by side, from --seed on", "one"),
     ("--env-steps INT", "budget; or --episodes INT", "training.env_steps"),
     ("--env.drones INT", "drones in a swarm", "env.drones"),
     ("--env.city-width M", "and --env.city-length, metres", "env.city_width"),

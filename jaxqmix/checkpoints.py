@@ -38,6 +38,7 @@ from jaxqmix.config import ConfigError, NotFiniteError, RunConfig, from_dict, sh
 from jaxqmix.distributed import host_memory
 from jaxqmix.learner.networks import Parameters
 from jaxqmix.maps import without_city
+from jaxqmix.metrics import runs_in
 from jaxqmix.training import TrainState, make_trainer, tree_bytes
 
 KINDS = ("latest", "best", "final")
@@ -203,17 +204,21 @@ def free_space(path: Path) -> int | None:
         return None
 
 
-def require_space(run: Path, config: RunConfig, state: TrainState) -> None:
-    """Raises `ConfigError` when the checkpoints of a run do not fit on its disk."""
-    each = tree_bytes(state) + tree_bytes(state.learner.average)
-    # A new one is written before the old one goes.
-    count = config.checkpoint.keep + 1 + 2 + 1
-    count -= sum(len(steps_of(run, kind)) for kind in KINDS)
-    needed, free = each * max(count, 1), free_space(run)
+def require_space(runs: Sequence[Path], config: RunConfig, state: TrainState) -> None:
+    """Raises `ConfigError` when the checkpoints of runs do not fit on their disk; `state` is of all
+    of them together."""
+    each = (tree_bytes(state) + tree_bytes(state.learner.average)) // len(runs)
+    count = 0
+    for run in runs:
+        there = sum(len(steps_of(run, kind)) for kind in KINDS)
+        # A new one is written before the old one goes.
+        count += max(config.checkpoint.keep + 1 + 2 + 1 - there, 1)
+    needed, free = each * count, free_space(runs[0])
     if free is not None and needed > free:
         raise ConfigError(
-            f"out = {run} is not allowed: checkpoints take {megabytes(needed)} and "
-            f"{megabytes(free)} are free there; make room, or lower checkpoint.keep or "
+            f"out = {os.path.commonpath(runs)} is not allowed: checkpoints take "
+            f"{megabytes(needed)} and {megabytes(free)} are free there; make room, or lower "
+            "checkpoint.keep or "
             f"{'replay.capacity' if config.training.mode == 'replay' else 'training.swarms'}"
         )
 
@@ -275,6 +280,11 @@ def steps_of(run: Path, kind: str) -> list[int]:
     return sorted((int(name) for name in steps if str(int(name)) == name), reverse=True)
 
 
+def saved_steps(run: Path) -> set[int]:
+    """Steps of the finished checkpoints of all kinds."""
+    return {step for kind in KINDS for step in steps_of(run, kind)}
+
+
 def move_aside(run: Path, kind: str, step: int) -> None:
     """Moves a damaged checkpoint to `checkpoints/damaged`; parts may still be of use."""
     place = run / FOLDER / DAMAGED / f"{kind}-{step}"
@@ -305,9 +315,20 @@ class Resumable(Protocol):
 
 
 def restore(run: Path, trainer: Resumable) -> tuple[int, Any]:
-    """The newest readable training state of a run, of any kind.
+    """The newest readable training state of a run, on the devices; see `read_state`."""
+    step, state = read_state(run, trainer)
+    return step, trainer.place(state)
+
+
+def read_state(run: Path, trainer: Resumable, until: int | None = None) -> tuple[int, Any]:
+    """The newest readable training state of a run, of any kind, as NumPy arrays.
 
     A damaged checkpoint is passed over with a warning.
+
+    Args:
+      run: its folder.
+      trainer: of the run.
+      until: no newer step than this.
 
     Returns:
       Its step and state.
@@ -317,7 +338,12 @@ def restore(run: Path, trainer: Resumable) -> tuple[int, Any]:
         or, in mode `replay`, on another number of devices.
     """
     found = sorted(
-        ((step, run / FOLDER / kind / str(step)) for kind in KINDS for step in steps_of(run, kind)),
+        (
+            (step, run / FOLDER / kind / str(step))
+            for kind in KINDS
+            for step in steps_of(run, kind)
+            if until is None or step <= until
+        ),
         key=lambda item: -item[0],
     )
     require_found(bool(found), run)
@@ -330,7 +356,7 @@ def restore(run: Path, trainer: Resumable) -> tuple[int, Any]:
         return _read(folder, "state", about, shape)
 
     place, state = first_readable([folder for _, folder in found], read, run)
-    return int(place.name), trainer.place(state)
+    return int(place.name), state
 
 
 def notes_of(run: Path, kind: str, step: int) -> dict[str, Any]:
@@ -381,14 +407,17 @@ def require_found(found: bool, path: Path) -> None:
 
 def refuse_missing(path: Path) -> NoReturn:
     """Raises `CheckpointError`: a path holds no checkpoint."""
-    raise CheckpointError(
-        f"checkpoint = {path} is not allowed: must be a run's folder or a checkpoint in it"
-    )
+    allowed = "must be a run's folder or a checkpoint in it"
+    if runs := runs_in(path):
+        allowed = f"it holds runs of {len(runs)} seeds: give one of them, such as {runs[0]}"
+    raise CheckpointError(f"checkpoint = {path} is not allowed: {allowed}")
 
 
 def saved_scale(run: Path) -> str:
-    """The scale of the run in a folder, from its settings; `cpu` where they do not say."""
+    """The scale of the run, or the runs of seeds, in a folder, from its settings; `cpu` where they
+    do not say."""
     try:
+        run = next(iter(runs_in(run)), run)
         settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
         return settings.get("scale", "cpu")
     except (OSError, ValueError, AttributeError):  # Whoever resumes the run says what is wrong.

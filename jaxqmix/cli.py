@@ -70,11 +70,14 @@ class Train:
     """Fly over this city file of `jaxqmix city`, whose sizes replace the preset's, or over those of
     a folder, one an episode."""
     out: Annotated[Path | None, optional("PATH", "runs/PRESET")] = None
-    """The run's folder."""
+    """The run's folder; runs/PRESET-seeds with --seeds."""
     resume: bool = False
     """Continue the run in --out from its newest checkpoint, bit for bit on as many devices."""
     deterministic: bool = False
     """Make a GPU repeat a run bit for bit (slower); CPUs always do."""
+    seeds: Annotated[int | None, optional("INT", "one run")] = None
+    """Train so many seeds from --seed on side by side in one program, each in a folder of its own
+    below --out."""
     wandb: Annotated[str | None, optional("PROJECT", "off")] = None
     """Also log to this project of Weights & Biases; pip install ".[wandb]" first."""
 
@@ -253,8 +256,10 @@ def train_command(arguments: list[str]) -> int:
     if "--deterministic" in arguments:  # Before the devices are looked at.
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    several = any(word.partition("=")[0] == "--seeds" for word in arguments)
+    home = Path("runs") / f"{name or 'quick'}{'-seeds' * several}"
     if described is None:
-        scale = find_scale(arguments, Path("runs") / (name or "quick"))
+        scale = find_scale(arguments, home)
         described = preset(name or "quick", scale)
     base = over_city(described, arguments)
     training = base.training
@@ -265,12 +270,16 @@ def train_command(arguments: list[str]) -> int:
     config = given.config
     for found in (single(names, "preset") or name, config.preset):
         require(found == name, "preset", found, f"name one preset, once: {', '.join(PRESETS)}")
+    from jaxqmix import runner, seeds
     from jaxqmix.console import Console
-    from jaxqmix.runner import train
 
     prepare_jax()
-    out = given.out or Path("runs") / config.preset
-    train(config, out, given.resume, Console(out), given.wandb)
+    out = given.out or home
+    if given.seeds is None:
+        runner.train(config, out, given.resume, Console(out), given.wandb)
+    else:
+        require(given.wandb is None, "wandb", given.wandb, "with --seeds, runs log to TensorBoard")
+        seeds.train_seeds(config, out, given.seeds, given.resume, Console(out, given.seeds))
     return 0
 
 

@@ -28,9 +28,9 @@ from rich.text import Text
 
 from jaxqmix.comparison import best_planner, criteria, planner_reports, verdict
 from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig, RunConfig, from_dict
-from jaxqmix.evaluation import summarise
+from jaxqmix.evaluation import t_interval
 from jaxqmix.metrics import flat_settings
-from jaxqmix.render.curves import Record, groups, has_numbers, is_number
+from jaxqmix.render.curves import Record, groups, has_numbers, is_number, load_runs
 from jaxqmix.runner import Listener, Report
 from jaxqmix.training import REPORTS
 from jaxqmix.types import Episode
@@ -77,8 +77,8 @@ class Bar(Progress):
 class Console(Listener):
     """Shows a run in the terminal."""
 
-    def __init__(self, out: Path):
-        self._out = out
+    def __init__(self, out: Path, seeds: int | None = None):
+        self._out, self._seeds = out, seeds
         self._terminal = Terminal(highlight=False)
         self._bar: Bar | None = None
         self._config: RunConfig | None = None
@@ -93,7 +93,7 @@ class Console(Listener):
             f"{env.city_width / 1000:g} x {env.city_length / 1000:g} km of {env.cell_size:g} m "
             f"cells, horizon {env.horizon}; {config.learner.mixer}, {training.mode}, "
             f"{training.swarms:,} swarms (scale {config.scale}), {config.budget:,} env steps, "
-            f"seed {training.seed}"
+            f"{seed_words(training.seed, self._seeds)}"
         )
         parts = [f"{name} {size / 1e6:,.1f} MB" for name, size in memory.items() if size]
         self._say(f"memory: {', '.join(parts)}")
@@ -157,12 +157,15 @@ class Console(Listener):
         """Prints an evaluation, or the final table and verdict."""
         if report["final"]:
             self._close()
+            if "seeds" in report:  # A table follows when all is finished.
+                return
             assert self._config is not None
             known = known_planners(self._config)
             show_report(report | {"policy": self._config.learner.mixer}, self._config, known)
             return
         if not self._evaluations:
-            self._say(f"evaluations, each on the same {report['episodes']} unseen cities:")
+            means = f", means of {len(report['seeds'])} seeds" if "seeds" in report else ""
+            self._say(f"evaluations, each on the same {report['episodes']} unseen cities{means}:")
             self._say(evaluation_header())
         self._evaluations += 1
         self._say(evaluation_row(report))
@@ -170,6 +173,14 @@ class Console(Listener):
     def finished(self) -> None:
         """Says where everything is, and what to try next."""
         out = escape(self._out.as_posix())
+        if self._seeds is not None:
+            runs = load_runs([self._out])
+            show_runs(runs, {})
+            self._say(
+                f"each seed's run is in {out}, as {runs[0].name} and so on; curves.png and "
+                "seeds.json, with means and 95 % intervals, are there too"
+            )
+            return
         self._say(f"checkpoints, metrics, curves.png and replay.gif are in {out}")
         self._say("next:")
         self._say(f"  jaxqmix render {out} --out swarm.html   watch it fly, in a browser")
@@ -195,18 +206,31 @@ class Console(Listener):
             self._bar = None
 
 
-def figures(report: Report) -> tuple[str, str]:
-    """A training report in two lines of less than 80 columns."""
+def seed_words(first: int, seeds: int | None) -> str:
+    """Which seeds are trained."""
+    return f"seeds {first} to {first + seeds - 1}" if seeds and seeds > 1 else f"seed {first}"
+
+
+def figures(report: Report) -> tuple[str, ...]:
+    """A training report in lines of less than 80 columns; of several seeds, with the lowest and
+    highest of each figure."""
+    seeds = report.get("seeds", ())
 
     def show(name: str, form: str) -> str:
-        return "-" if report[name] is None else form.format(report[name])
+        found = [each[name] for each in seeds if each[name] is not None]
+        spread = f" ({form.format(min(found))} to {form.format(max(found))})" if found else ""
+        return "-" if report[name] is None else form.format(report[name]) + spread
 
+    times = f"{len(seeds)} x " if seeds else ""
+    learnt = f"return {show('return', '{:.2f}')}   coverage {show('coverage', '{:.0%}')}   "
+    flown = f"collisions {show('collision_rate', '{:.2%}')}   "
+    flown += f"violations {show('violation_rate', '{:.2%}')}"
+    loss = f"loss {report['loss']:.3g}"
     return (
         f"episode {report['episodes']:,.0f}   env steps {report['env_steps']:,}   "
-        f"{report['env_steps_per_second']:,.0f} env steps/s   epsilon {report['epsilon']:.2f}",
-        f"return {show('return', '{:.2f}')}   coverage {show('coverage', '{:.0%}')}   "
-        f"collisions {show('collision_rate', '{:.2%}')}   "
-        f"violations {show('violation_rate', '{:.2%}')}   loss {report['loss']:.3g}",
+        f"{times}{report['env_steps_per_second']:,.0f} env steps/s   "
+        f"epsilon {report['epsilon']:.2f}",
+        *((learnt + loss, flown) if seeds else (f"{learnt}{flown}   {loss}",)),
     )
 
 
@@ -257,6 +281,8 @@ class Notebook(Listener):
 
     def evaluated(self, report: Report) -> None:
         """Adds a row, or the verdict."""
+        if report["final"]:
+            self._rows += [evaluation_row(each) for each in report.get("seeds", ())]
         self._rows.append(evaluation_row(report))
         if report["final"]:
             known = known_planners(self._config)
@@ -281,15 +307,15 @@ class Notebook(Listener):
         self._handle.update(self._html(f"{bar}<pre>{text}</pre>"))
 
 
-def listener(out: Path) -> Listener:
-    """What shows a run where Python runs: in a notebook or in a terminal."""
+def listener(out: Path, seeds: int | None = None) -> Listener:
+    """What shows a run, or so many seeds, where Python runs: in a notebook or in a terminal."""
     try:
         from IPython import get_ipython
 
         notebook = type(get_ipython()).__name__ == "ZMQInteractiveShell"
     except ImportError:
         notebook = False
-    return Notebook(out) if notebook else Console(out)
+    return Notebook(out) if notebook else Console(out, seeds)
 
 
 def evaluation_header() -> str:
@@ -298,9 +324,13 @@ def evaluation_header() -> str:
 
 
 def evaluation_row(report: Report) -> str:
-    """An evaluation in one row, and whether its criteria are met."""
+    """An evaluation in one row, and whether its criteria are met, or by how many seeds."""
     cells = [f"{form.format(report[name]):>11}" for name, _, form in COLUMNS]
-    return "".join(cells) + ("  met" if all(report["success"].values()) else "  not met")
+    words = "met" if all(report["success"].values()) else "not met"
+    if "seeds" in report:
+        passed = [all(each["success"].values()) for each in report["seeds"]]
+        words = f"met by {sum(passed)} of {len(passed)}"
+    return f"{''.join(cells)}  {words}"
 
 
 def known_planners(config: RunConfig) -> dict[str, dict[str, Any]]:
@@ -370,9 +400,11 @@ def show_runs(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> No
             add(run.name + ("" if run.final else " *"), run.evaluation)
         finals = [run.final for run in same if run.final and has_numbers(run.final, columns)]
         if len(same) > 1 and len(finals) == len(same):
-            values = {metric: [final[metric] for final in finals] for metric in columns}
+            means = {name: t_interval([final[name] for final in finals]) for name in columns}
             successes = {str(i): all(final["success"].values()) for i, final in enumerate(finals)}
-            add(f"mean of {label}", summarise(values, columns) | {"success": successes})
+            add(f"mean of {label}", {n: m for n, (m, _) in means.items()} | {"success": successes})
+            halves = [f"± {forms[name].format(half)}" for name, (_, half) in means.items()]
+            table.add_row("95 % interval of the mean", *halves, "")
     for name, report in planners.items():
         add(name, report)
     terminal = Terminal(highlight=False)

@@ -36,7 +36,9 @@ RESAMPLES = 2000
 class Evaluator:
     """Flies any number of held-out episodes by one compiled program, batch after batch.
 
-    `fly(argument, keys)` is that program: `batch` episodes over the devices of `mesh`.
+    `fly(argument, keys)` is that program: `batch` episodes over the devices of `mesh`. Made for
+    several seeds, it flies the same cities with each of them, and results have the seeds' axis
+    behind that of episodes.
     """
 
     fly: Callable[[Any, jax.Array], tuple[dict[str, jax.Array], Episode | None]]
@@ -85,6 +87,7 @@ def evaluator(
     make_policy: Callable[[Any], Policy],
     batch: int,
     record: Literal["none", "first", "all"] = "none",
+    seeds: int | None = None,
 ) -> Evaluator:
     """Binds what an evaluation flies; nothing is compiled before it is called.
 
@@ -93,6 +96,7 @@ def evaluator(
       make_policy: from an argument (parameters, say) to the policy.
       batch: how many episodes are flown side by side.
       record: which episodes are recorded.
+      seeds: arguments have an axis of so many seeds in front; None for those without.
     """
     mesh = make_mesh(lambda devices: batch % devices == 0)
     count = {"none": 0, "first": 1, "all": batch}[record]
@@ -100,6 +104,8 @@ def evaluator(
     def fly(argument: Any, keys: jax.Array) -> tuple[dict[str, jax.Array], Episode | None]:
         return fly_episodes(keys, env, make_policy(argument), count)
 
+    if seeds is not None:
+        fly = jax.vmap(fly, in_axes=(0, None), out_axes=1, axis_size=seeds)
     program = jit(on_each_device(fly, mesh, (COPIED, SPREAD), SPREAD))
     return Evaluator(program, mesh, batch, record)
 
@@ -128,6 +134,18 @@ def summarise(metrics: dict[str, Any], names: Sequence[str] = METRICS) -> dict[s
         summary[name] = float(values.mean())
         summary[f"{name}_ci95"] = [float(low), float(high)]
     return summary
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of a few independent values, such as seeds, and half the width of its 95 % interval
+    by Student's t; NaN with fewer than two."""
+    from scipy.special import stdtrit
+
+    values, count = np.asarray(values, np.float64), len(values)
+    if count < 2:
+        return float(values.mean()), float("nan")
+    error = values.std(ddof=1) / np.sqrt(count)
+    return float(values.mean()), float(stdtrit(count - 1, 0.975) * error)
 
 
 def coverage_over_time(metrics: dict[str, np.ndarray]) -> dict[str, list[float]]:

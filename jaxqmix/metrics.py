@@ -273,6 +273,13 @@ def check_writable(setting: str, path: Path) -> None:
     require(fits and os.access(place, os.W_OK), setting, path, f"{place} is not open for writing")
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """The folders of the runs of several seeds that a folder holds, in their order; or none."""
+    found = folder.glob("seed-*") if folder.is_dir() else ()
+    runs = {each.name.removeprefix("seed-"): each for each in found if each.is_dir()}
+    return [runs[name] for name in sorted(filter(str.isdecimal, runs), key=int)]
+
+
 def is_cell(value: Any) -> bool:
     """Whether a value is a number, or one that is missing."""
     return value is None or isinstance(value, int | float)

@@ -74,17 +74,19 @@ class Journal:
     killed keeps the outcome `running` and has no end.
     """
 
-    def __init__(self, path: Path, env_steps: int, began: float):
+    def __init__(self, path: Path, env_steps: int, began: float, seeds: int = 1):
         """Adds an entry to the list; a file that cannot be read is written anew.
 
         Args:
           path: of the file.
           env_steps: where the process begins.
           began: when it did, by `time.perf_counter`; compilation counts.
+          seeds: how many runs it trains side by side.
         """
         self._path, self._began = path, began
         self._entry = machine() | {
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seeds": seeds,
             "outcome": "running",
             "env_steps": [env_steps, None],
             "wall_seconds": None,

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -222,66 +222,35 @@ def stop_requests(notice: Callable[[], None]) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-class Run:
-    """A run in its folder; `train` does everything."""
+class RunFolder:
+    """What a run leaves in its folder: settings, reports, checkpoints and pictures."""
 
     def __init__(
         self,
         config: RunConfig,
         folder: Path,
-        listener: Listener,
-        resume: bool = False,
+        step: int,
+        devices: int,
+        resume: bool,
         wandb: str | None = None,
     ):
-        """Checks everything, compiles, takes memory, and creates the folder; see `train`."""
-        self.config, self.folder, self.listener = config, folder, listener
-        began = time.perf_counter()
-        check_folder(folder, resume)
-        self.trainer: Trainer = make_trainer(config)
-        self.step, state = restore(folder, self.trainer) if resume else (0, None)
-        memory = memory_needed(self.trainer)
-        require_memory(memory, device_memory(list(self.trainer.mesh.devices.flat)), config)
-        checkpoints.require_space(folder, config, self.trainer.state_shapes)
-        listener.begun(config, self.step, memory)
-        # The final evaluation flies the same program, batch after batch, and records an episode.
-        self._evaluate = evaluator(
-            self.trainer.env, self.trainer.policy, config.evaluation.episodes, record="first"
-        )
-        programs = self._compile(begin=state is None)
-        if state is None:
-            state = programs["first state"](np.uint32(config.training.seed))
-        self.state: TrainState = state
-        self._iterate, self._copy = programs["training"], programs["copy"]
-        self._evaluate = dataclasses.replace(self._evaluate, fly=programs["evaluation"])
-        self.metrics = self._open_metrics(wandb, resume)
-        self.journal = Journal(folder / JOURNAL, self.env_steps, began)
-        self.checkpoints = checkpoints.Checkpoints(
-            folder, config, self.step, self.trainer.mesh.size
-        )
-        self.best = self._best_so_far()
-        self.background = Background()
-        self._clock = Clock(config.iteration_steps)
+        """Opens the log.
 
-    def _compile(self, begin: bool) -> dict[str, Callable]:
-        """Compiles the programs of the run side by side; `begin` for the first state too."""
-        trainer, state = self.trainer, self.trainer.state_shapes
-        parameters = state.learner.average["agent"]
-        copy = jit(partial(jax.tree.map, jnp.copy), once=True)
-        programs: dict[str, tuple[Any, tuple]] = {
-            "training": (trainer.iterate, (state, jax.ShapeDtypeStruct((), np.int32))),
-            "evaluation": (self._evaluate.fly, self._evaluate.shapes(parameters)),
-            "first state": (trainer.begin, (jax.ShapeDtypeStruct((), np.uint32),)),
-            "copy": (copy, (state,)),
-        }
-        if not begin:
-            del programs["first state"]
-        compiled, effort = compile_ahead(programs, self.listener.compiling)
-        self.listener.compiled(**effort)
-        return compiled
+        Args:
+          config: of the run.
+          folder: of `make_folder`.
+          step: where the run begins or resumes.
+          devices: how many it is spread over.
+          resume: whether the folder holds the run already.
+          wandb: as of `train`.
+        """
+        self.config, self.folder, self._begun = config, folder, step
+        self.metrics = self._open_metrics(wandb, resume)
+        self.checkpoints = checkpoints.Checkpoints(folder, config, step, devices)
+        self.best = self._best_so_far()
 
     def _open_metrics(self, wandb: str | None, resume: bool) -> MetricsWriter:
-        config, folder = self.config, self.folder
-        make_folder(folder, config)
+        config, folder, env_steps = self.config, self.folder, self.env_steps(self._begun)
         boards: list[Board] = []
         try:
             if wandb is not None:
@@ -291,35 +260,10 @@ class Run:
                 (folder / SETTINGS).unlink()
             raise
         try:
-            boards.append(TensorBoard(folder, config, self.env_steps))
-            return MetricsWriter(folder, boards, self.env_steps)
+            boards.append(TensorBoard(folder, config, env_steps))
+            return MetricsWriter(folder, boards, env_steps)
         except OSError as error:
             raise not_written(folder, error) from None
-
-    @property
-    def env_steps(self) -> int:
-        """Env steps so far."""
-        return self.step * self.config.iteration_steps
-
-    def train(self, asked: Callable[[], bool]) -> Report | None:
-        """Trains to the budget; returns the final evaluation, or None when asked to stop."""
-        report = None
-        try:
-            # The background first, for it writes to the others; the boards last: they may be slow.
-            with closing(self.metrics), closing(self.background):
-                if finished := self._loop(asked):
-                    report = self.finish()
-                else:
-                    self._save("latest")
-        except BaseException:
-            self.journal.end("failed", self.env_steps)
-            raise
-        self.journal.end("finished" if finished else "stopped", self.env_steps)
-        if finished:
-            self.listener.finished()
-        else:
-            self.listener.stopped(self.step)
-        return report
 
     def _best_so_far(self) -> float:
         """The return of the best checkpoint, from its description or else from the log."""
@@ -331,6 +275,153 @@ class Run:
             return noted
         found = [r.get("return") for r in self.metrics.kept if r["kind"] == "evaluation"]
         return max((r for r in found if isinstance(r, int | float)), default=-math.inf)
+
+    def env_steps(self, step: int) -> int:
+        """Env steps in so many iterations."""
+        return step * self.config.iteration_steps
+
+    def saver(self, kind: str, step: int) -> Callable[[TrainState], None]:
+        """What saves a state with what the run notes now."""
+        notes = {"best_return": self.best if math.isfinite(self.best) else None}
+        return partial(self.checkpoints.save, kind, step, notes=notes)
+
+    def evaluation_report(
+        self, metrics: dict[str, np.ndarray], step: int, final: bool = False
+    ) -> Report:
+        """The report of an evaluation's episodes [E]."""
+        summary = summarise(metrics)
+        return {
+            "kind": "evaluation",
+            "env_steps": self.env_steps(step),
+            "final": final,
+            "episodes": len(metrics["return"]),
+            **summary,
+            "success": success(summary, self.config.evaluation),
+        }
+
+    def draw(self, episode: Episode, step: int) -> None:
+        """Draws the curves, and a replay of an episode."""
+        from jaxqmix.render import render
+        from jaxqmix.render.curves import load_runs, plot_runs
+
+        plot_runs(load_runs([self.folder]), self.folder / "curves.png")
+        replay = self.folder / "replay.gif"
+        title = f"{self.config.learner.mixer} in {self.config.preset}"
+        render(episode, replay, cell_size=self.config.env.cell_size, title=title)
+        self.metrics.write_replay(replay, self.env_steps(step))
+
+
+class Run:
+    """A run, or runs side by side that differ by nothing but the seed; `train` does everything."""
+
+    def __init__(
+        self,
+        configs: Sequence[RunConfig],
+        folders: Sequence[Path],
+        listener: Listener,
+        resume: bool = False,
+        wandb: str | None = None,
+        seeds: int | None = None,
+    ):
+        """Checks everything, compiles, takes memory, and creates the folders; see `train`.
+
+        Args:
+          configs: of the runs.
+          folders: one each.
+          listener: hears of the progress.
+          resume: whether the folders hold the runs already.
+          wandb: as of `train`.
+          seeds: as of `make_trainer`.
+        """
+        self.config, self.listener = configs[0], listener
+        began = time.perf_counter()
+        self.trainer: Trainer = make_trainer(self.config, seeds)
+        self.step, state = self.restore(configs, folders) if resume else (0, None)
+        memory = memory_needed(self.trainer)
+        available = device_memory(list(self.trainer.mesh.devices.flat))
+        require_memory(memory, available, self.config, len(configs))
+        checkpoints.require_space(folders, self.config, self.trainer.state_shapes)
+        listener.begun(self.config, self.step, memory)
+        # The final evaluation flies the same program, batch after batch, and records an episode.
+        self._evaluate = evaluator(
+            self.trainer.env,
+            self.trainer.policy,
+            self.config.evaluation.episodes,
+            record="first",
+            seeds=seeds,
+        )
+        programs = self._compile(begin=state is None)
+        if state is None:
+            chosen = np.array([config.training.seed for config in configs], np.uint32)
+            state = programs["first state"](chosen[0] if seeds is None else chosen)
+        self.state: TrainState = state
+        self._iterate, self._copy = programs["training"], programs["copy"]
+        self._evaluate = dataclasses.replace(self._evaluate, fly=programs["evaluation"])
+        runs, devices = list(zip(configs, folders, strict=True)), self.trainer.mesh.size
+        for config, folder in runs:
+            make_folder(folder, config)
+        self.runs = [RunFolder(*run, self.step, devices, resume, wandb) for run in runs]
+        self.journals = [
+            Journal(folder / JOURNAL, self.env_steps, began, len(folders)) for folder in folders
+        ]
+        self.background = Background()
+        self._clock = Clock(self.config.iteration_steps)
+
+    def restore(
+        self, configs: Sequence[RunConfig], folders: Sequence[Path]
+    ) -> tuple[int, TrainState | None]:
+        """The step and state to resume at; see `restore`."""
+        return restore(folders[0], self.trainer)
+
+    def _compile(self, begin: bool) -> dict[str, Callable]:
+        """Compiles the programs of the run side by side; `begin` for the first state too."""
+        trainer, state = self.trainer, self.trainer.state_shapes
+        parameters = state.learner.average["agent"]
+        copy = jit(partial(jax.tree.map, jnp.copy), once=True)
+        programs: dict[str, tuple[Any, tuple]] = {
+            "training": (trainer.iterate, (state, jax.ShapeDtypeStruct((), np.int32))),
+            "evaluation": (self._evaluate.fly, self._evaluate.shapes(parameters)),
+            "first state": (trainer.begin, (trainer.seed_shape,)),
+            "copy": (copy, (state,)),
+        }
+        if not begin:
+            del programs["first state"]
+        compiled, effort = compile_ahead(programs, self.listener.compiling)
+        self.listener.compiled(**effort)
+        return compiled
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps of a run so far."""
+        return self.step * self.config.iteration_steps
+
+    def train(self, asked: Callable[[], bool]) -> list[Report] | None:
+        """Trains to the budget; returns the final evaluations, or None when asked to stop."""
+        reports = None
+        try:
+            with ExitStack() as stack:
+                # The background first, for it writes to the others; the boards last: they may be
+                # slow.
+                for run in self.runs:
+                    stack.enter_context(closing(run.metrics))
+                stack.enter_context(closing(self.background))
+                if finished := self._loop(asked):
+                    reports = self.finish()
+                else:
+                    self._save("latest", self.runs)
+        except BaseException:
+            self._end("failed")
+            raise
+        self._end("finished" if finished else "stopped")
+        if finished:
+            self.listener.finished()
+        else:
+            self.listener.stopped(self.step)
+        return reports
+
+    def _end(self, outcome: str) -> None:
+        for journal in self.journals:
+            journal.end(outcome, self.env_steps)
 
     def _loop(self, asked: Callable[[], bool]) -> bool:
         """Trains until the budget is used up or the user asks to stop; whether it came to the end.
@@ -358,7 +449,7 @@ class Run:
                 with self._clock.paused():
                     self._select()
             if save:
-                self._save("latest")
+                self._save("latest", self.runs)
         while sent:
             sent.popleft()()
         return self.step >= config.iterations
@@ -369,74 +460,91 @@ class Run:
         Raises:
           NotFiniteError: naming what was not finite, and when.
         """
-        metrics = jax.device_get(metrics)
+        each = self.trainer.split(jax.device_get(metrics))
         self._clock.done(count)
-        require_finite(metrics, self.config)
+        for run, own in zip(self.runs, each, strict=True):
+            require_finite(own, run.config)
         self.listener.advanced(step)
         if report:
-            row = training_report(metrics, step, self.config, self._clock.env_steps_per_second())
-            self.background.submit(self.metrics.write, row)
-            self.listener.trained(row)
+            speed = self._clock.env_steps_per_second()
+            rows = [training_report(own, step, self.config, speed) for own in each]
+            for run, row in zip(self.runs, rows, strict=True):
+                self.background.submit(run.metrics.write, row)
+            self.listener.trained(together(rows))
 
-    def _save(self, kind: str) -> None:
-        """Saves the state, beside what comes next: a copy of it, for training gives it away."""
-        notes = {"best_return": self.best if math.isfinite(self.best) else None}
+    def _save(self, kind: str, runs: Sequence[RunFolder]) -> None:
+        """Saves the states of these runs, beside what comes next: a copy of them, for training
+        gives them away."""
+        savers = {self.runs.index(run): run.saver(kind, self.step) for run in runs}
         copy = self._copy(self.state)
-        self.background.submit(self.checkpoints.save, kind, self.step, copy, notes)
+
+        def save() -> None:
+            states = self.trainer.split(jax.device_get(copy))
+            for number, saver in savers.items():
+                saver(states[number])
+
+        self.background.submit(save)
 
     def _select(self) -> None:
-        """Evaluates the averaged weights; keeps the best checkpoint by return."""
+        """Evaluates the averaged weights; keeps the best checkpoints by return."""
         config = self.config.evaluation
         self.listener.doing(f"flying {config.episodes} unseen cities")
         parameters = self.state.learner.average["agent"]
         metrics, _ = self._evaluate(parameters, config.seed, config.episodes, SELECTION)
-        report = self._evaluation_report(metrics, config.episodes, final=False)
-        self.background.submit(self.metrics.write, report)
-        if report["return"] > self.best:
-            self.best = report["return"]
-            self._save("best")
-        self.listener.evaluated(report)
+        reports, better = [], []
+        for run, own in zip(self.runs, self.trainer.split(metrics, axis=1), strict=True):
+            report = run.evaluation_report(own, self.step)
+            self.background.submit(run.metrics.write, report)
+            reports.append(report)
+            if report["return"] > run.best:
+                run.best = report["return"]
+                better.append(run)
+        if better:
+            self._save("best", better)
+        self.listener.evaluated(together(reports))
 
-    def _evaluation_report(
-        self, metrics: dict[str, np.ndarray], episodes: int, final: bool
-    ) -> Report:
-        summary = summarise(metrics)
-        return {
-            "kind": "evaluation",
-            "env_steps": self.env_steps,
-            "final": final,
-            "episodes": episodes,
-            **summary,
-            "success": success(summary, self.config.evaluation),
-        }
-
-    def finish(self) -> Report:
-        """The final checkpoint, evaluation, picture and replay."""
-        config, folder = self.config, self.folder
-        episodes = config.evaluation.final_episodes
-        self._save("final")
+    def finish(self) -> list[Report]:
+        """The final checkpoints, evaluations, pictures and replays."""
+        config = self.config.evaluation
+        self._save("final", self.runs)
         parameters = self.state.learner.average["agent"]
-        self.listener.doing(f"flying {episodes} unseen cities for the final evaluation")
-        metrics, recorded = self._evaluate(parameters, config.evaluation.seed, episodes)
-        report = self._evaluation_report(metrics, episodes, final=True)
-        self.background.submit(self.metrics.write, report)
+        self.listener.doing(
+            f"flying {config.final_episodes} unseen cities for the final evaluation"
+        )
+        metrics, recorded = self._evaluate(parameters, config.seed, config.final_episodes)
+        each = self.trainer.split(metrics, axis=1)
+        reports = [
+            run.evaluation_report(own, self.step, final=True)
+            for run, own in zip(self.runs, each, strict=True)
+        ]
+        for run, report in zip(self.runs, reports, strict=True):
+            self.background.submit(run.metrics.write, report)
         self.background.wait()
-        whole = report | {"coverage_over_time": coverage_over_time(metrics)}
-        write_json(folder / FINAL, whole)
-        self.listener.evaluated(report)
+        for run, report, own in zip(self.runs, reports, each, strict=True):
+            whole = report | {"coverage_over_time": coverage_over_time(own)}
+            write_json(run.folder / FINAL, whole)
+        self.listener.evaluated(together(reports))
         self.listener.doing("drawing the curves and a replay")
-        self._pictures(jax.tree.map(lambda leaf: leaf[0], recorded))
-        return report
+        episodes = self.trainer.split(jax.tree.map(lambda leaf: leaf[0], recorded))
+        for run, episode in zip(self.runs, episodes, strict=True):
+            run.draw(episode, self.step)
+        return reports
 
-    def _pictures(self, episode: Episode) -> None:
-        from jaxqmix.render import render
-        from jaxqmix.render.curves import load_runs, plot_runs
 
-        plot_runs(load_runs([self.folder]), self.folder / "curves.png")
-        replay = self.folder / "replay.gif"
-        title = f"{self.config.learner.mixer} in {self.config.preset}"
-        render(episode, replay, cell_size=self.config.env.cell_size, title=title)
-        self.metrics.write_replay(replay, self.env_steps)
+def together(reports: Sequence[Report]) -> Report:
+    """The report of a run; of several, the mean of each figure, with their own under `seeds`."""
+    if len(reports) == 1:
+        return reports[0]
+    mean: Report = {"seeds": list(reports)}
+    for name, first in reports[0].items():
+        values = [report[name] for report in reports if report[name] is not None]
+        if isinstance(first, dict):  # success
+            mean[name] = {key: all(value[key] for value in values) for key in first}
+        elif values and isinstance(values[0], float):
+            mean[name] = sum(values) / len(values)
+        elif not isinstance(first, list):  # The same for all, unless an interval.
+            mean[name] = first
+    return mean
 
 
 class Clock:
@@ -484,9 +592,9 @@ def require_finite(metrics: Metrics, config: RunConfig) -> None:
         learner = config.learner
         raise NotFiniteError(
             f"{name.replace('_', ' ')} is not finite after {step * config.iteration_steps:,} env "
-            f"steps; lower learner.learning_rate = {learner.learning_rate:g} or "
-            f"learner.max_gradient_norm = {learner.max_gradient_norm:g}; the checkpoints hold the "
-            "last finite states"
+            f"steps of seed {config.training.seed}; lower learner.learning_rate = "
+            f"{learner.learning_rate:g} or learner.max_gradient_norm = "
+            f"{learner.max_gradient_norm:g}; the checkpoints hold the last finite states"
         )
 
 
@@ -530,22 +638,42 @@ def train(
     Raises:
       ConfigError: on an output folder in use, or a checkpoint that does not fit.
     """
-    listener = listener or Listener()
     if wandb is not None:
         import_wandb(wandb)
+    folder = local_path("out", out)
+    check_folder(Path(out).expanduser(), resume)  # An error names it as it was given.
+    run = partial(Run, [config], [folder], resume=resume, wandb=wandb)
+    reports = begin(run, [folder], listener or Listener())
+    return reports and reports[0]
+
+
+def begin(
+    make_run: Callable[..., Run], folders: Sequence[Path], listener: Listener
+) -> list[Report] | None:
+    """Holds the folders of runs, and trains them until they end or are asked to stop.
+
+    Args:
+      make_run: makes the runs, from `listener`.
+      folders: of the runs.
+      listener: hears of the progress.
+
+    Returns:
+      As of `Run.train`.
+    """
     require_no_fork()
     require_float32()
-    folder, audience = local_path("out", out), Audience(listener)
-    check_folder(Path(out).expanduser(), resume)  # An error names it as it was given.
+    audience = Audience(listener)
     try:
-        with locked(folder):
+        with ExitStack() as locks:
+            for folder in folders:
+                locks.enter_context(locked(folder))
             # Until it trains there is nothing to save: signals end the process as any other.
-            run = Run(config, folder, cast(Listener, audience), resume, wandb)
+            run = make_run(listener=cast(Listener, audience))
             with stop_requests(audience.stopping) as asked:
-                report = run.train(lambda: asked() or audience.left)
+                reports = run.train(lambda: asked() or audience.left)
         if audience.left:
             raise BrokenPipeError
-        return report
+        return reports
     except BaseException:
         listener.failed()
         raise

@@ -145,11 +145,26 @@ class Trainer:
             return greedy_policy(self.config, self.learner, parameters)
         return exploring_policy(self.config, self.learner, parameters, epsilon)
 
+    def split(self, tree: Any, axis: int = 0) -> list[Any]:
+        """What each run has of a tree of NumPy arrays in which the seeds' axis is this one."""
+        if self.seeds is None:
+            return [tree]
+        before = (slice(None),) * axis
+        return [
+            # `asarray`, for a number of NumPy is no array.
+            jax.tree.map(lambda leaf, own=(*before, seed): np.asarray(leaf[own]), tree)
+            for seed in range(self.seeds)
+        ]
+
+    @property
+    def seed_shape(self) -> jax.ShapeDtypeStruct:
+        """Shape and type of what `begin` takes."""
+        return jax.ShapeDtypeStruct(() if self.seeds is None else (self.seeds,), np.uint32)
+
     @property
     def state_shapes(self) -> TrainState:
         """Shapes, types and places of the state, without computing anything."""
-        seed = jax.ShapeDtypeStruct(() if self.seeds is None else (self.seeds,), np.uint32)
-        shapes = jax.eval_shape(self.begin, seed)
+        shapes = jax.eval_shape(self.begin, self.seed_shape)
         places = shardings(self.mesh, state_specs(self.config, self.seeds))
         return shapes_at(shapes, places)
 
@@ -341,14 +356,16 @@ def tree_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def require_memory(needed: dict[str, int], available: int | None, config: RunConfig) -> None:
-    """Raises `ConfigError` with the settings to lower when a run cannot fit."""
+def require_memory(
+    needed: dict[str, int], available: int | None, config: RunConfig, seeds: int = 1
+) -> None:
+    """Raises `ConfigError` with the settings to lower when a run, or so many, cannot fit."""
     total_bytes = sum(needed.values())
     largest = max(needed, key=lambda part: needed[part])
     training, lower = config.training, {"replay": "replay.capacity", "learner": "learner.hidden"}
     if training.mode == "replay" and config.replay.batch > training.swarms:
         lower |= {"rollout": "replay.batch", "update": "replay.batch"}
-    setting = lower.get(largest, "training.swarms")
+    setting = "seeds or " * (seeds > 1) + lower.get(largest, "training.swarms")
     require(
         available is None or total_bytes <= available,
         "memory",

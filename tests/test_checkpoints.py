@@ -294,11 +294,11 @@ def test_a_file_that_may_not_grow_gets_one_line_and_no_threads_traceback(tmp_pat
 
 
 def test_space_is_asked_for_before_the_first_save(tmp_path, monkeypatch):
-    checkpoints.require_space(tmp_path, MISSION, STATES[5])
+    checkpoints.require_space([tmp_path], MISSION, STATES[5])
     usage = shutil.disk_usage(tmp_path)._replace(free=10**5)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(ConfigError, match=r"checkpoints take .* MB and 0.1 MB are free"):
-        checkpoints.require_space(tmp_path / "not" / "yet", MISSION, STATES[5])
+        checkpoints.require_space([tmp_path / "not" / "yet"], MISSION, STATES[5])
 
 
 def test_threads_of_one_process_may_save_at_once(tmp_path):

@@ -242,13 +242,13 @@ def run_with(folder, best=None, lines=()):
         place.mkdir(parents=True)
         about = {"schema": checkpoints.SCHEMA, "step": 4, "config": {}, "notes": best}
         (place / "about.json").write_text(json.dumps(checkpoints.sealed(about)))
-    run = object.__new__(RUN)
+    run = object.__new__(RUN_FOLDER)
     run.folder, run.metrics = folder, MetricsWriter(folder, [], env_steps=0)
     run.metrics.kept = list(lines)
     return run._best_so_far()
 
 
-RUN = runner.Run
+RUN_FOLDER = runner.RunFolder
 
 
 def test_the_best_return_lies_in_its_checkpoint(tmp_path):

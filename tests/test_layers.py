@@ -19,7 +19,8 @@ LAYERS = {
     5: ("training", "evaluation"),
     6: ("background", "checkpoints", "locking", "metrics", "provenance", "render", "export"),
     7: (
-        *("cli", "demo", "validate", "api", "runner", "console", "comparison", "federated"),
+        *("cli", "demo", "validate", "api", "runner", "seeds", "console"),
+        *("comparison", "federated"),
         *("arguments", "world_commands", "adapters"),
     ),
     8: ("__main__", ""),

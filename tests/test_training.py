@@ -2,14 +2,12 @@
 
 import csv
 import dataclasses
-import functools
 import json
 import os
 import shutil
 import signal
 import warnings
 from pathlib import Path
-from typing import Any
 
 import chex
 import jax
@@ -18,22 +16,16 @@ import numpy as np
 import pytest
 from board_events import events
 from PIL import Image
+from training_programs import REPLAY, TINY, Interrupt, shared_programs, trainer_of  # noqa: F401
 
 import jaxqmix
-from jaxqmix import checkpoints, compilation, runner, training
+from jaxqmix import checkpoints, runner, training
 from jaxqmix.checkpoints import CheckpointError, check_devices
-from jaxqmix.config import (
-    CheckpointConfig,
-    ConfigError,
-    EvaluationConfig,
-    NotFiniteError,
-    to_dict,
-)
+from jaxqmix.config import ConfigError, NotFiniteError, to_dict
 from jaxqmix.metrics import read
 from jaxqmix.provenance import Journal, read_journal
-from jaxqmix.runner import Listener, train
+from jaxqmix.runner import train
 from jaxqmix.training import (
-    Trainer,
     exploration_rate,
     learner_calls,
     make_trainer,
@@ -41,17 +33,6 @@ from jaxqmix.training import (
     require_memory,
     training_env,
     tree_bytes,
-)
-from jaxqmix.validate import MISSION
-
-TINY = dataclasses.replace(
-    MISSION,
-    preset="tiny",
-    evaluation=EvaluationConfig(every_episodes=8, episodes=4, final_episodes=4),
-    checkpoint=CheckpointConfig(every_episodes=4),
-)
-REPLAY = TINY.replace(
-    **{"training.mode": "replay", "learner.network": "gru", "learner.mixer": "iql"}
 )
 
 
@@ -61,76 +42,6 @@ def tags(run):
     for event in events(run):
         found |= {value.tag for value in event.summary.value}
     return found
-
-
-class Interrupt(Listener):
-    """Presses Ctrl-C, or sends SIGTERM, after some rollouts."""
-
-    def __init__(self, step: int, number: int):
-        self.step, self.number, self.saved_at = step, number, None
-
-    def advanced(self, step: int) -> None:
-        if step == self.step:
-            signal.raise_signal(self.number)
-
-    def stopped(self, step: int) -> None:
-        self.saved_at = step
-
-
-@dataclasses.dataclass(frozen=True)
-class Compiled(Trainer):
-    """A trainer of compiled programs; all runs and tests of a config share it."""
-
-    programs: dict = dataclasses.field(default_factory=dict)
-    state_shapes: Any = None
-
-    def compiled(self, programs, notice=lambda names: None):
-        """Like `compile_ahead`, but each program is compiled once."""
-        new = {name: job for name, job in programs.items() if name not in self.programs}
-        found, effort = compilation.compile_ahead(new, notice)
-        self.programs.update(found)
-        return {name: self.programs[name] for name in programs}, effort
-
-
-@functools.cache
-def trainer_of(config):
-    traced = make_trainer(config)
-    kept = {item.name: getattr(traced, item.name) for item in dataclasses.fields(traced)}
-    trainer = Compiled(**kept, state_shapes=traced.state_shapes)
-    jobs = {
-        "training": (traced.iterate, (trainer.state_shapes, jax.ShapeDtypeStruct((), np.int32))),
-        "first state": (traced.begin, (jax.ShapeDtypeStruct((), np.uint32),)),
-    }
-    programs, _ = trainer.compiled(jobs)
-    return dataclasses.replace(
-        trainer,
-        begin=programs["first state"],
-        iterate=lambda state, iterations: programs["training"](state, np.int32(iterations)),
-    )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_programs():
-    """Every run here takes the programs of its config, the one that resumes too; and they are
-    compiled quickly, for little runs and much compiles."""
-
-    def compiled(programs, notice):
-        return trainers[programs["training"][0]].compiled(programs, notice)
-
-    def make(config):
-        if config not in (TINY, REPLAY):
-            return make_trainer(config)
-        trainer = trainer_of(config)
-        trainers[trainer.iterate] = trainer
-        return trainer
-
-    trainers = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
-        patch.setattr(runner, "make_trainer", make)
-        patch.setattr(runner, "compile_ahead", compiled)
-        patch.setattr(checkpoints, "make_trainer", trainer_of)
-        yield
 
 
 EFFORT = ("seconds", "programs", "cached")
@@ -723,19 +634,6 @@ def test_metrics_are_sums_since_the_last_report_and_tell_what_broke():
     assert float(later.learner["loss"]) == 2.0, "NaN of the last report"
     found = {name: int(step) for name, step in later.not_finite.items()}
     assert found == {"loss": 3, "gradient_norm": 0, "parameters": 4}
-
-
-def test_seeds_side_by_side_are_single_runs():
-    """Up to rounding: two runs in one program, and the second alone."""
-    both = make_trainer(TINY, seeds=2)
-    state, metrics = both.iterate(both.initialise([0, 5]), np.int32(3))
-    alone, single = trainer_of(TINY).iterate(trainer_of(TINY).initialise(5), 3)
-    of_second = jax.tree.map(lambda leaf: leaf[1], jax.device_get((state.learner, metrics)))
-    expected = jax.device_get((alone.learner, single))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), of_second, expected
-    )
-    assert memory_needed(both)["swarms"] == 2 * memory_needed(trainer_of(TINY))["swarms"]
 
 
 def test_iterations_at_once_change_nothing():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxqmix.config import ConfigError, from_dict, printable, shown, to_dict
-from jaxqmix.metrics import FINAL, SETTINGS, is_report, read
+from jaxqmix.metrics import FINAL, SETTINGS, is_report, read, runs_in
 from jaxqmix.render.scene import HUES, in_our_style
 
 PANELS = (
@@ -61,9 +61,10 @@ class Record:
 def load_runs(folders: Sequence[Path]) -> list[Record]:
     """Loads runs from their folders; raises `ConfigError` where one holds no metrics.
 
-    A folder that is named twice is one run.
+    A folder that is named twice is one run; one that holds runs of several seeds is all of them.
     """
     records = []
+    folders = [run for folder in folders for run in runs_in(folder) or [folder]]
     unique = {folder.resolve(): folder for folder in folders}
     for name, folder in zip(short_names(list(unique)), unique.values(), strict=True):
         reports = read(folder)
