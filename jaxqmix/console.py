@@ -395,16 +395,18 @@ def show_runs(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> No
         passed = bool(report) and all(report["success"].values())
         table.add_row(Text(name), *cells.values(), "met" if passed else "not met")
 
-    for label, same in groups(runs).items():
+    kinds = groups(runs)
+    for label, same in kinds.items():
         for run in same:
             add(run.name + ("" if run.final else " *"), run.evaluation)
         finals = [run.final for run in same if run.final and has_numbers(run.final, columns)]
         if len(same) > 1 and len(finals) == len(same):
             means = {name: t_interval([final[name] for final in finals]) for name in columns}
             successes = {str(i): all(final["success"].values()) for i, final in enumerate(finals)}
-            add(f"mean of {label}", {n: m for n, (m, _) in means.items()} | {"success": successes})
+            which = label if len(kinds) > 1 else f"{len(same)} seeds"
+            add(f"mean of {which}", {n: m for n, (m, _) in means.items()} | {"success": successes})
             halves = [f"± {forms[name].format(half)}" for name, (_, half) in means.items()]
-            table.add_row("95 % interval of the mean", *halves, "")
+            table.add_row("95 % interval", *halves, "")
     for name, report in planners.items():
         add(name, report)
     terminal = Terminal(highlight=False)
