@@ -56,9 +56,13 @@ class Compiled(Trainer):
         return {name: self.programs[name] for name in programs}, effort
 
 
-@functools.cache
 def trainer_of(config, seeds=None):
-    """The trainer of a config, with compiled programs."""
+    """The trainer of a config, with compiled programs; the same one at every call."""
+    return compiled_trainer(config, seeds)
+
+
+@functools.cache
+def compiled_trainer(config, seeds):
     traced = make_trainer(config, seeds)
     kept = {item.name: getattr(traced, item.name) for item in dataclasses.fields(traced)}
     trainer = Compiled(**kept, state_shapes=traced.state_shapes)
