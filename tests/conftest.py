@@ -34,7 +34,7 @@ settings.load_profile("project")
 TRAIN = (
     *("test_api", "test_benchmarks", "test_checkpoints", "test_cli", "test_comparison"),
     *("test_demo", "test_distributed", "test_faults", "test_federated_training"),
-    *("test_notebooks", "test_readme", "test_training", "test_validate"),
+    *("test_notebooks", "test_readme", "test_seeds", "test_training", "test_validate"),
 )
 """Files with tests that train whole runs."""
 SLOW = (
