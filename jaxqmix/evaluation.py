@@ -141,11 +141,11 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
     by Student's t; NaN with fewer than two."""
     from scipy.special import stdtrit
 
-    values, count = np.asarray(values, np.float64), len(values)
+    mean, count = float(np.mean(values)), len(values)
     if count < 2:
-        return float(values.mean()), float("nan")
-    error = values.std(ddof=1) / np.sqrt(count)
-    return float(values.mean()), float(stdtrit(count - 1, 0.975) * error)
+        return mean, float("nan")
+    error = np.std(values, ddof=1) / np.sqrt(count)
+    return mean, float(stdtrit(count - 1, 0.975) * error)
 
 
 def coverage_over_time(metrics: dict[str, np.ndarray]) -> dict[str, list[float]]:

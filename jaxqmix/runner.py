@@ -644,7 +644,7 @@ def train(
     check_folder(Path(out).expanduser(), resume)  # An error names it as it was given.
     run = partial(Run, [config], [folder], resume=resume, wandb=wandb)
     reports = begin(run, [folder], listener or Listener())
-    return reports and reports[0]
+    return reports[0] if reports else None
 
 
 def begin(
