@@ -21,8 +21,9 @@ from jaxqmix.compilation import enable_cache
 from jaxqmix.config import RunConfig, to_dict
 from jaxqmix.env.observation import groups
 from jaxqmix.env.urban_grid import UrbanGrid
-from jaxqmix.evaluation import METRICS, SELECTION, evaluator, summarise
+from jaxqmix.evaluation import SELECTION, evaluator, summarise
 from jaxqmix.presets import PRESETS, preset
+from jaxqmix.rollout import METRICS
 from jaxqmix.training import make_trainer
 
 
@@ -72,7 +73,7 @@ def summary(name: str, reports: list[dict[str, float]]) -> dict[str, Any]:
     """Means over seeds with 95 % bootstrap intervals."""
     figures = {metric: [report[metric] for report in reports] for metric in METRICS}
     row = {"variant": name, "seeds": len(reports), "per_seed": reports}
-    return row | summarise(figures)
+    return row | summarise(figures, METRICS)
 
 
 def show_rows(rows: list[dict[str, Any]]) -> None:

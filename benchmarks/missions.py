@@ -31,9 +31,10 @@ from common import (
 from jaxqmix import api
 from jaxqmix.compilation import enable_cache
 from jaxqmix.config import RunConfig, to_dict
-from jaxqmix.evaluation import METRICS, summarise
+from jaxqmix.evaluation import summarise
 from jaxqmix.planners import PLANNERS
 from jaxqmix.presets import PRESETS, preset
+from jaxqmix.rollout import EVALUATED, METRICS
 from jaxqmix.runner import train
 
 STABLE = 0.2
@@ -82,7 +83,7 @@ def train_seed(config: RunConfig, folder: Path) -> dict[str, Any]:
 
 def over_seeds(reports: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over seeds with bootstrap intervals, the worst seeds, and how many met the criteria."""
-    figures = {name: [report[name] for report in reports] for name in (*METRICS, "seconds")}
+    figures = {name: [report[name] for report in reports] for name in (*EVALUATED, "seconds")}
     for name in ("coverage", "t90"):
         figures[f"horizon_{name}"] = [report["to_the_horizon"][name] for report in reports]
     for name in ("seconds_to_criteria", "env_steps_to_criteria"):
@@ -105,15 +106,21 @@ def show_rows(rows: list[dict[str, Any]]) -> None:
     def horizon(row: dict[str, Any]) -> float:
         return row["horizon_coverage"] if "seeds" in row else row["to_the_horizon"]["coverage"]
 
+    def figure(row: dict[str, Any], name: str, form: str) -> str:
+        # Files of earlier versions do not hold all.
+        return f"{row[name]:{form}}" if name in row else "-"
+
     show(
         "256 unseen cities; QMIX is the mean over seeds",
-        ("mission", "policy", "coverage", "at the horizon", "t90", "collisions",
-         "collided drones", "violations", "return", "success", "seeds met"),
+        ("mission", "policy", "coverage", "at the horizon", "t90", "/ limit", "collisions",
+         "collided drones", "violations", "return", "mission reward", "success", "seeds met"),
         [
             (row["preset"], row["policy"], f"{row['coverage']:.1%}", f"{horizon(row):.1%}",
-             f"{row['t90']:.1f}", f"{row['collision_rate']:.3%}", f"{row['collided_drones']:.2%}",
+             f"{row['t90']:.1f}", figure(row, "t90_over_limit", ".2f"),
+             f"{row['collision_rate']:.3%}", f"{row['collided_drones']:.2%}",
              f"{row['violation_rate']:.3%}", f"{row['return']:.3f}",
-             f"{row['mission_success']:.1%}", str(row.get("met", "")))
+             figure(row, "mission_reward", ".3f"), f"{row['mission_success']:.1%}",
+             str(row.get("met", "")))
             for row in rows
         ],
     )  # fmt: skip

@@ -23,9 +23,9 @@ from jaxqmix.compilation import enable_cache, jit
 from jaxqmix.config import RunConfig
 from jaxqmix.distributed import COPIED, SPREAD, make_mesh, on_each_device
 from jaxqmix.env.urban_grid import UrbanGrid
-from jaxqmix.evaluation import EVALUATION, METRICS
+from jaxqmix.evaluation import EVALUATION
 from jaxqmix.planners import PLANNERS
-from jaxqmix.rollout import fly_episodes
+from jaxqmix.rollout import METRICS, fly_episodes
 from jaxqmix.types import EnvParams, Policy, replace
 
 SWEEPS = {

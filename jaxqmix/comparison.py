@@ -16,7 +16,7 @@ import jax
 from jaxqmix import api
 from jaxqmix.compilation import cache_folder
 from jaxqmix.config import EvaluationConfig, RunConfig, to_dict
-from jaxqmix.evaluation import METRICS
+from jaxqmix.rollout import EVALUATED
 
 RIVALS = ("greedy", "voronoi", "lanes")
 """Planners that a trained policy is compared with."""
@@ -75,7 +75,7 @@ def read_report(path: Path) -> dict[str, Any] | None:
     """A kept report; None where there is none, or none that can be read."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        return report if {*METRICS, "coverage_over_time"} <= report.keys() else None
+        return report if {*EVALUATED, "coverage_over_time"} <= report.keys() else None
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -139,6 +139,7 @@ def verdict(
 def compared(report: dict[str, Any], best: dict[str, Any], horizon: int) -> tuple[str, str]:
     """How much sooner than the best planner 90 % is seen, or, where neither does, how much is."""
     mine, theirs, name = report["t90"], best["t90"], best["policy"]
+    times = report.get("t90_over_limit")
     if min(mine, theirs) >= horizon:
         mine, theirs = report["coverage"], best["coverage"]
         kind = "good" if mine >= theirs else "fair"
@@ -148,5 +149,6 @@ def compared(report: dict[str, Any], best: dict[str, Any], horizon: int) -> tupl
         word = "as soon"
     else:
         word = f"{abs(sooner):.0%} {'sooner' if sooner > 0 else 'later'}".replace("%", " %")
-    text = f"sees 90 % in {mine:.1f} env steps; best planner ({name}) {theirs:.1f}: {word}"
+    limit = f" ({times:.2f} times the limit)" if times else ""
+    text = f"sees 90 % in {mine:.1f} env steps{limit}; best planner ({name}) {theirs:.1f}: {word}"
     return ("good" if sooner >= 0 else "fair"), text

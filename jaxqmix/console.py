@@ -46,6 +46,7 @@ ROWS = (
     ("return", "return", "{:.3f}"),
     ("mission_reward", "mission reward", "{:.3f}"),
     ("t90", "t90 (env steps)", "{:.1f}"),
+    ("t90_over_limit", "t90 / limit", "{:.2f}"),
     ("mission_success", "completed", "{:.1%}"),
 )
 COLUMNS = (
@@ -359,11 +360,14 @@ def show_report(
     if best is not None:
         table.add_column(best["policy"], justify="right")
     for name, label, form in ROWS:
+        if name not in report:
+            continue
         low, high = (form.format(bound) for bound in report[f"{name}_ci95"])
         met = report["success"].get(name)
         judged = "" if met is None else f"{demands[name]} {'met' if met else 'not met'}"
         row = [label, form.format(report[name]), f"{low} to {high}", judged]
-        table.add_row(*row, *([form.format(best[name])] if best is not None else []))
+        rival = form.format(best[name]) if name in (best or {}) else ""
+        table.add_row(*row, *([rival] if best is not None else []))
     terminal = Terminal(highlight=False)
     terminal.print(table)
     for name, value in report.get("changed", {}).items():
@@ -374,9 +378,12 @@ def show_report(
 
 def show_runs(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> None:
     """Prints evaluations of runs, means over seeds, and evaluations of planners, one a row."""
-    columns = ("coverage", "t90", "return", "collision_rate", "mission_success")
-    forms = dict(zip(columns, ("{:.1%}", "{:.1f}", "{:.3f}", "{:.3%}", "{:.0%}"), strict=True))
-    headers = ("coverage", "t90 (95 %)", "return", "collisions", "done", "criteria")
+    forms = {
+        "coverage": "{:.1%}", "t90": "{:.1f}", "t90_over_limit": "{:.2f}", "return": "{:.3f}",
+        "mission_reward": "{:.3f}", "collision_rate": "{:.3%}", "mission_success": "{:.0%}",
+    }  # fmt: skip
+    headers = ("coverage", "t90 (95 %)", "t90 / limit", "return", "mission reward", "collisions",
+               "done", "criteria")  # fmt: skip
     table = Table(title="final evaluations" + ("" if all(r.final for r in runs) else " (* so far)"))
     table.add_column("run", overflow="fold", min_width=12)
     for header in headers:
@@ -399,6 +406,12 @@ def show_runs(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> No
     for label, same in kinds.items():
         for run in same:
             add(run.name + ("" if run.final else " *"), run.evaluation)
+        # Reports of earlier versions have none of these two.
+        later = ("t90_over_limit", "mission_reward")
+        columns = [
+            name for name in forms
+            if name not in later or all(name in (run.final or {}) for run in same)
+        ]  # fmt: skip
         finals = [run.final for run in same if run.final and has_numbers(run.final, columns)]
         if len(same) > 1 and len(finals) == len(same):
             means = {name: t_interval([final[name] for final in finals]) for name in columns}

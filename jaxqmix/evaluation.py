@@ -22,7 +22,7 @@ from jaxqmix.distributed import (
     shardings,
 )
 from jaxqmix.env.urban_grid import UrbanGrid
-from jaxqmix.rollout import METRICS, fly_episodes
+from jaxqmix.rollout import EVALUATED, fly_episodes
 from jaxqmix.types import Episode, Policy
 
 EVALUATION, SELECTION = 2, 3
@@ -118,21 +118,31 @@ def _joined(batches: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
 
 
-def summarise(metrics: dict[str, Any], names: Sequence[str] = METRICS) -> dict[str, Any]:
+def summarise(metrics: dict[str, Any], names: Sequence[str] = EVALUATED) -> dict[str, Any]:
     """Means over episodes (or seeds), and `METRIC_ci95: [low, high]` by bootstrap over them.
+
+    With `t90` and `limit` among them also `t90_over_limit`, the means' quotient, unless 90 % are
+    seen from the start: how near to the limit (`jaxqmix.rollout.fewest_steps`) the swarm is.
 
     Args:
       metrics: [E] each.
       names: of the metrics to summarise.
     """
     summary: dict[str, Any] = {}
+    means = {}
+
+    def add(name: str, value: float, resampled: np.ndarray) -> None:
+        low, high = np.quantile(resampled, [0.025, 0.975])
+        summary.update({name: float(value), f"{name}_ci95": [float(low), float(high)]})
+
     for name in names:
         values = np.asarray(metrics[name], np.float64)
         # The same draw for every metric and policy.
         resamples = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-        low, high = np.quantile(values[resamples].mean(axis=1), [0.025, 0.975])
-        summary[name] = float(values.mean())
-        summary[f"{name}_ci95"] = [float(low), float(high)]
+        means[name] = values[resamples].mean(axis=1)
+        add(name, values.mean(), means[name])
+    if {"t90", "limit"} <= means.keys() and means["limit"].min() > 0:
+        add("t90_over_limit", summary["t90"] / summary["limit"], means["t90"] / means["limit"])
     return summary
 
 

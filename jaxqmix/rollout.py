@@ -148,8 +148,43 @@ METRICS = (
     "mission_success",
 )
 """Names of `episode_metrics`."""
+EVALUATED = (*METRICS, "limit")
+"""What `fly_episodes` tells of each episode: its metrics, and `fewest_steps` from its start."""
 SUMS = (*METRICS, "length", "episodes")
 """What `rollout` sums over the episodes that ended."""
+
+
+def fewest_steps(
+    coverable: jax.Array,
+    seen: jax.Array,
+    visibility: jax.Array,
+    packet_loss: jax.Array,
+    config: EnvConfig,
+) -> jax.Array:
+    """The limit: env steps to 90 % coverage that no swarm can expect to go below, float32 [].
+
+    t >= (0.9 A - area seen at the start) / (N 2 r v (1 - loss)): N drones at the highest altitude,
+    each of which sees a strip of new area as wide as its footprint with every command that arrives.
+
+    Left out, and so the limit is loose: that footprints overlap, with each other and with what is
+    seen, reach over the city's edge and see what is not coverable; climbing, turning, ways around
+    no-fly zones; and chance, with `probabilistic` sensing. Left out too, and a swarm may gain a
+    few per cent by it: wind that carries along, a grid that counts cells by their centres, and
+    luck with the link, so that the limit is one of the mean over episodes. It may lie beyond the
+    horizon.
+
+    Args:
+      coverable: [], coverable cells A.
+      seen: [], those seen at the start.
+      visibility: [], 0 to 1; it decides the radius r.
+      packet_loss: [], probability.
+      config: static sizes; v is a cell per step.
+    """
+    cells = jnp.maximum(COVERAGE_SUCCESS * coverable - seen, 0.0)
+    radius = footprint_radius(config.max_altitude, visibility)
+    # Finite where every command is lost.
+    arrive = jnp.maximum(1 - packet_loss, 1e-3)
+    return cells / (config.drones * (2 * radius / config.cell_size) * arrive)
 
 
 def fly_step(
@@ -261,12 +296,16 @@ def fly_episodes(
       record: how many episodes to record, from the first on; at most E.
 
     Returns:
-      The metrics of every episode [E] and its `coverage_over_time` [E, T + 1], which stays as it is
+      `EVALUATED` of every episode [E] and its `coverage_over_time` [E, T + 1], which stays as it is
       after the end; and the recorded `Episode`s [min(record, E), ...], or None without any.
     """
     begin_keys, fly_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     swarms = begin(begin_keys, env, policy)
     city, config = swarms.state.city, env.config
+    limit = jax.vmap(fewest_steps, (0, 0, 0, 0, None))(
+        city.coverable, swarms.state.seen, swarms.params.visibility, swarms.params.packet_loss,
+        config,
+    )  # fmt: skip
     seen_at = None
     if record:
         watched = _first(swarms, record)
@@ -296,7 +335,7 @@ def fly_episodes(
     )
     metrics = jax.vmap(episode_metrics, (0, None))(last.tally, config)
     coverage = jnp.concatenate([swarms.timestep.coverage[None], coverage]).T
-    metrics["coverage_over_time"] = coverage
+    metrics |= {"limit": limit, "coverage_over_time": coverage}
     if seen_at is None:
         return metrics, None
     length = last.tally.length[:record]

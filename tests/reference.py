@@ -358,6 +358,13 @@ def team_reward(
     return gains - costs
 
 
+def fewest_steps(coverable: int, seen: int, visibility: float, loss: float, config) -> float:
+    """Area that is missing to 90 % / area that the swarm can newly see in an env step, m2 each."""
+    missing = max(0.9 * coverable - seen, 0) * config.cell_size**2
+    width = 2 * footprint_radius(config.max_altitude, visibility)
+    return missing / (config.drones * width * config.cell_size * (1 - loss))
+
+
 def ends(seen: int, coverable: int, time: int, config) -> tuple[bool, bool]:
     """Whether the episode is terminated (complete) and truncated (out of time)."""
     terminated = seen / max(coverable, 1) >= config.coverage_target - 1e-9

@@ -8,8 +8,8 @@ import pytest
 
 from jaxqmix import api, comparison
 from jaxqmix.comparison import best_planner, planner_reports, verdict
-from jaxqmix.evaluation import METRICS
 from jaxqmix.presets import preset
+from jaxqmix.rollout import EVALUATED
 
 QUICK = preset("quick")
 
@@ -61,6 +61,12 @@ BEST = report("voronoi", t90=60.0)
             BEST | {"policy": "a"},
             [..., ..., ("fair", "sees 90 % in 60.1 env steps; best planner (a) 60.0: as soon")],
         ),
+        (
+            {"t90_over_limit": 1.4611},
+            BEST | {"t90_over_limit": 1.7},
+            [..., ..., ("good", "sees 90 % in 53.0 env steps (1.46 times the limit); best planner "
+                        "(voronoi) 60.0: 12 % sooner")],
+        ),
         ({}, None, [..., ...]),
     ],
 )  # fmt: skip
@@ -84,7 +90,7 @@ def test_planners_fly_once(monkeypatch, tmp_path):
 
     def fly(flyer, **asked):
         flown.append((flyer.name, asked["episodes"], flyer.config.env.drones))
-        names = dict.fromkeys(METRICS, 0.5)
+        names = dict.fromkeys(EVALUATED, 0.5)
         return report(flyer.name, coverage_over_time={"mean": [0.5]}, **names), None
 
     monkeypatch.setattr(api, "evaluate", fly)

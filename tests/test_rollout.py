@@ -1,18 +1,28 @@
 """Rollouts, episodes and their metrics: what is stored and counted is what was flown."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference as ref
 
 from jaxqmix.config import EnvConfig, EvaluationConfig
 from jaxqmix.env.observation import groups
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import evaluator, success, summarise
 from jaxqmix.planners import planner
-from jaxqmix.rollout import begin, count_step, episode_metrics, rollout, start_tally
+from jaxqmix.rollout import (
+    begin,
+    count_step,
+    episode_metrics,
+    fewest_steps,
+    fly_episodes,
+    rollout,
+    start_tally,
+)
 from jaxqmix.types import HOVER, Events, Timestep
 
 
@@ -62,6 +72,43 @@ def test_an_episode_is_counted_by_hand():
         "collision_rate": 2 / 6, "collided_drones": 0.5, "violation_rate": 1 / 6,
         "coverage": 0.96, "return": 0.75, "mission_reward": 1.125, "t90": 2, "mission_success": 1,
     })  # fmt: skip
+
+
+def test_the_limit_by_hand():
+    """1000 cells, 156 seen at the start: 744 to see, by two drones 2 x 62 m / 20 m wide, of whose
+    moves three quarters arrive: 2 x 6.2 x 0.75 = 9.3 a step."""
+    config = EnvConfig(drones=2, cell_size=20.0, max_altitude=120.0)
+    limit = functools.partial(fewest_steps, config=config)
+    assert float(limit(1000, 156, 0.25, 0.25)) == pytest.approx(80)
+    assert float(limit(1000, 950, 0.25, 0.25)) == 0
+    assert 1e4 < float(limit(1000, 0, 1.0, 1.0)) < 1e5  # no command ever arrives
+
+
+def test_limits_are_of_the_cities_that_are_flown(city_block, rough):
+    """They equal the reference from what was recorded, whoever flies; nobody comes before them."""
+    keys = jax.random.split(jax.random.key(0), 8)
+    env = UrbanGrid(city_block, dataclasses.replace(rough, packet_loss=(0.2, 0.2)))
+    flown = {
+        name: jax.device_get(fly_episodes(keys, env, planner(name, city_block), record=8))
+        for name in ("random", "voronoi")
+    }
+    for metrics, episodes in flown.values():
+        for place, limit in enumerate(metrics["limit"]):
+            coverable = episodes.coverable[place].sum()
+            seen = (episodes.seen_at[place] == 0).sum()
+            visibility = float(episodes.visibility[place])
+            slow = ref.fewest_steps(coverable, seen, visibility, 0.2, city_block)
+            assert limit == pytest.approx(slow, rel=1e-4)
+    assert (flown["random"][0]["limit"] == flown["voronoi"][0]["limit"]).all()
+    assert (flown["voronoi"][0]["t90"] > flown["voronoi"][0]["limit"]).all()
+
+
+def test_quotient_with_the_limit_is_of_means():
+    metrics = {"t90": [30.0, 60.0], "limit": [10.0, 35.0]}
+    summary = summarise(metrics, ("t90", "limit"))
+    assert summary["t90_over_limit"] == 2
+    assert summary["t90_over_limit_ci95"] == pytest.approx([60 / 35, 3])
+    assert "t90_over_limit" not in summarise(metrics | {"limit": [0.0, 35.0]}, ("t90", "limit"))
 
 
 @pytest.mark.parametrize(
