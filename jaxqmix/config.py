@@ -471,7 +471,8 @@ class EvaluationConfig(Checked):
     max_collision_rate: Annotated[float, SHARE] = 0.10
     """Success criterion: collision_rate must be below this."""
     min_return: Annotated[float, Within(-LARGE, LARGE)] = 0.5
-    """Success criterion: return must be above this."""
+    """Success criterion: return must be above this. The mission reward, which leaves out the
+    perimeter's cost, is never below the return, and so it is above this too."""
     min_coverage: Annotated[float, SHARE] = 0.90
     """Success criterion: coverage must reach this."""
 
