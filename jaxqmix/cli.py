@@ -42,8 +42,8 @@ from jaxqmix.config import (
 from jaxqmix.metrics import check_writable
 from jaxqmix.presets import PRESETS, preset
 
-Planner = Literal["greedy", "voronoi", "lanes", "random"]
-PLANNERS = "{greedy,voronoi,lanes,random}"
+Planner = Literal["greedy", "voronoi", "lanes", "tours", "random"]
+PLANNERS = "{greedy,voronoi,lanes,tours,random}"
 PLACE = "FILE|FOLDER"
 """What --city takes: a city file, or a folder of them."""
 

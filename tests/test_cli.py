@@ -92,7 +92,7 @@ def refused(capsys, *arguments: str) -> str:
         (["evaluate", "nowhere", "--trajectories", "a.txt"], ["trajectories = a.txt", ".npz"]),
         (
             ["evaluate", "quick", "--planner", "gredy"],
-            ["--planner = gredy", "one of greedy, lanes, random, voronoi\n"],
+            ["--planner = gredy", "one of greedy, lanes, random, tours, voronoi\n"],
         ),
         (["render", "nowhere", "--out", "x.foo"], ["out = x.foo", ".png or .gif or .mp4 or .html"]),
         (["render", "nowhere"], ["out"]),

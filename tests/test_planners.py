@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -11,16 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxqmix import planners
 from jaxqmix.city import cell_centres, finish_city, generate_city
 from jaxqmix.config import ConfigError, DomainConfig, EnvConfig
 from jaxqmix.env import sensing, urban_grid
-from jaxqmix.planners import pursuit
+from jaxqmix.planners import pursuit, tours
 from jaxqmix.planners.lanes import Sweep
 from jaxqmix.types import HOVER, City, EnvParams, replace
 
-SENSIBLE = ("greedy", "voronoi", "lanes")
+SENSIBLE = ("greedy", "voronoi", "lanes", "tours")
 TOWN = EnvConfig(
     drones=3,
     city_width=700.0,
@@ -94,7 +97,7 @@ def walled_city(_: jax.Array, params: EnvParams, config: EnvConfig) -> City:
 
 
 def test_unknown_planner_is_refused():
-    with pytest.raises(ConfigError, match=r"planner = spiral .* 'voronoi', 'lanes'"):
+    with pytest.raises(ConfigError, match=r"planner = spiral .* 'lanes', 'tours'"):
         planners.planner("spiral", TOWN)
 
 
@@ -243,6 +246,91 @@ def test_lanes_cut_the_city_into_equal_parts(width, length):
     assert np.abs(np.diff(places, axis=0)).sum(axis=1).max() <= sweep.lane_width + 10
     assert places.min() > 0
     assert (places.max(axis=0) <= [width, length]).all()
+
+
+WIDE = dataclasses.replace(TOWN, city_width=1400.0, city_length=920.0)
+"""Six rows and eight columns of tiles at most; at a radius of 100 m, five and seven."""
+
+
+@functools.cache
+def drawn_moves(iterations: int) -> Callable:
+    """The compiled trial of the tours' search: a seed -> a random order with some tiles done,
+    nodes, random moves, what they lead to, and an order after so many iterations."""
+
+    def trial(seed: jax.Array) -> tuple:
+        keys = jax.random.split(jax.random.key(seed), 5)
+        tiles, drones = tours.Tiles(WIDE, jnp.float32(100.0)), WIDE.drones
+        count = math.prod(tours.most_tiles(WIDE))
+        places = jax.random.uniform(keys[0], (count, 2)) * jnp.array([1400.0, 920.0])
+        starts = jax.random.uniform(keys[1], (drones, 2)) * jnp.array([1400.0, 920.0])
+        nodes = jnp.concatenate([starts, jnp.zeros((1, 2)), places]) / WIDE.cell_size
+        owner = jax.random.randint(keys[2], (count,), 0, drones + 1)
+        owner = jnp.append(jnp.arange(drones + 1), owner)
+        order = jnp.argsort(2 * owner + (jnp.arange(len(owner)) > drones), stable=True)
+        order = order.astype(jnp.int32)
+        paths, gaps = tours.measure(order, nodes, drones), jnp.bool_(True)
+        moves = tours.draw_moves(jax.random.uniform(keys[3], (5, 64)), paths, nodes, tiles, gaps)
+        after = tours.norms_after(moves, paths, nodes, drones)
+        orders = jax.vmap(tours.moved, (None, 0))(order, moves)
+        searched = tours.local_search(
+            keys[4], order, places, starts, tiles, gaps, jnp.int32(iterations)
+        )
+        return order, nodes, moves.allowed, after, orders, searched
+
+    return jax.jit(trial)
+
+
+def norm_of(order: np.ndarray, nodes: np.ndarray, drones: int) -> float:
+    """The norm that the search shortens, by walking along each path."""
+    starts = [*np.flatnonzero(order <= drones), len(order)]
+    lengths = [
+        np.sum(np.abs(np.diff(nodes[order[begin:end]], axis=0)) * [1.0, tours.ACROSS])
+        for begin, end in itertools.pairwise(starts)
+    ]
+    return np.mean(np.array(lengths[:drones]) ** tours.NORM) ** (1 / tours.NORM)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_moves_of_tours_lead_where_they_say_and_search_never_to_worse(seed):
+    drones = WIDE.drones
+    order, nodes, allowed, after, orders, searched = jax.device_get(drawn_moves(40)(seed))
+    assert allowed.mean() > 0.2
+    for new, expected in zip(orders[allowed], after[allowed], strict=True):
+        assert (np.sort(new) == np.arange(len(order))).all()
+        assert (new[new <= drones] == np.arange(drones + 1)).all()  # every path keeps its start
+        np.testing.assert_allclose(norm_of(new, nodes, drones), expected, rtol=1e-4)
+    assert np.isinf(after[~allowed]).all()
+    # What is done stays with nobody, and every other tile on one path.
+    assert (np.sort(searched) == np.arange(len(order))).all()
+    nobody = np.flatnonzero(order == drones)[0]
+    assert (searched[nobody:] == order[nobody:]).all()
+    assert norm_of(searched, nodes, drones) < norm_of(order, nodes, drones)
+
+
+@pytest.mark.parametrize("width, length", [(1400.0, 920.0), (920.0, 1400.0)])
+def test_tours_begin_with_equal_parts_of_all_open_tiles(width, length):
+    config = dataclasses.replace(WIDE, city_width=width, city_length=length, no_fly_zones=0)
+    state = world(config, [[300.0, 800.0, 60.0], [200.0, 100.0, 60.0], [500.0, 400.0, 60.0]])
+    tiles = tours.Tiles(config, jnp.float32(100.0))
+    cells = np.zeros((config.rows, config.columns), bool)
+    cells[10:, 5:] = True
+    unseen, centroids = jax.device_get(tiles.unseen(jnp.array(cells)))
+    rows, columns = (int(count) for count in tiles.counts)
+    assert {rows, columns} == {5, 7} and rows == (5 if width > length else 7)
+    assert np.isclose(unseen.sum() / (rows * columns), cells.mean())
+    y, x = np.nonzero(cells)
+    mean = np.average(centroids, axis=0, weights=unseen)
+    np.testing.assert_allclose(mean, [(x.mean() + 0.5) * 20, (y.mean() + 0.5) * 20], rtol=1e-5)
+    order = np.asarray(tours.lanes_order(tiles, state, jnp.array(unseen == 0)))
+    parts = np.split(order, np.flatnonzero(order <= config.drones)[1:])
+    assert [part[0] for part in parts] == list(range(config.drones + 1))
+    sizes = [len(part) - 1 for part in parts[:-1]]
+    assert sum(sizes) == (unseen > 0).sum() and max(sizes) - min(sizes) <= 1
+    assert (unseen[parts[-1][1:] - config.drones - 1] == 0).all()
+    # The parts lie as the drones do: the second is in the north, the first in the south.
+    heights = [centroids[part[1:] - config.drones - 1, 1].mean() for part in parts[:-1]]
+    assert heights[1] < heights[2] < heights[0]
 
 
 def world(config: EnvConfig, places: list) -> urban_grid.State:

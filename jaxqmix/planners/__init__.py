@@ -27,9 +27,10 @@ from jaxqmix.planners.pursuit import (
     nearest_cells,
     pursue,
 )
+from jaxqmix.planners.tours import Tours
 from jaxqmix.types import Policy, State, Timestep
 
-PLANNERS = ("random", "greedy", "voronoi", "lanes")
+PLANNERS = ("random", "greedy", "voronoi", "lanes", "tours")
 
 
 @jax.tree_util.register_static
@@ -83,4 +84,6 @@ def planner(name: str, config: EnvConfig) -> Policy:
         return Random()
     if name == "lanes":
         return Lanes(config)
+    if name == "tours":
+        return Tours(config)
     return Greedy(config, territory=name == "voronoi")

@@ -15,7 +15,7 @@ from jaxqmix.config import EnvConfig
 from jaxqmix.env.dynamics import displacements
 from jaxqmix.env.observation import groups
 from jaxqmix.env.sensing import WORD, footprint_mask, margins, unpack_unseen, window_cells
-from jaxqmix.types import ACTIONS, ASCEND, DESCEND, State, Timestep, record
+from jaxqmix.types import ACTIONS, ASCEND, DESCEND, City, State, Timestep, record
 
 TRAIL = 8
 """Steps for which a drone remembers where it was."""
@@ -166,7 +166,7 @@ def pursue(
     """
     active = goal[:, 0] >= 0
     place = jnp.where(active[:, None], place, state.position[:, :2])
-    place = out_of_cylinders(state, place, config)
+    place = out_of_cylinders(state.city, place, state.position[:, 2:], config)
     memory = remember(state, goal, memory, config)
     ends = state.position[:, None, :] + displacements(config)
     cost = way_length(ends[..., :2], place[:, None, :], state, config) / config.cell_size
@@ -202,14 +202,17 @@ def newly_seen(state: State, ends: jax.Array, radius: jax.Array, config: EnvConf
     return jax.vmap(jax.vmap(count))(ends) * (config.cell_size / (2 * radius))
 
 
-def out_of_cylinders(state: State, place: jax.Array, config: EnvConfig) -> jax.Array:
-    """Places [N, 2] moved straight out of the no-fly cylinders that a drone cannot overfly."""
-    for cylinder in state.city.no_fly:
+def out_of_cylinders(
+    city: City, place: jax.Array, altitude: jax.Array, config: EnvConfig
+) -> jax.Array:
+    """Places [..., 2] moved straight out of the no-fly cylinders that cannot be overflown at an
+    altitude ([] or [..., 1], metres)."""
+    for cylinder in city.no_fly:
         offset = place - cylinder[:2]
-        distance = jnp.maximum(jnp.hypot(offset[:, 0], offset[:, 1]), 1e-3)[:, None]
+        distance = jnp.maximum(jnp.hypot(offset[..., 0], offset[..., 1]), 1e-3)[..., None]
         rim = cylinder[:2] + offset / distance * (cylinder[2] + config.cell_size / 2)
         inside = distance < cylinder[2] + config.cell_size / 2
-        place = jnp.where(inside & (state.position[:, 2:] < cylinder[3]), rim, place)
+        place = jnp.where(inside & (altitude < cylinder[3]), rim, place)
     return place
 
 
@@ -254,7 +257,8 @@ def tangent_length(radius: jax.Array, distance: jax.Array) -> jax.Array:
 def remember(state: State, goal: jax.Array, memory: Memory, config: EnvConfig) -> Memory:
     """The memory with this step's goals [N, 2]; hopeless cells are given up."""
     here = state.position[:, :2]
-    place = out_of_cylinders(state, goal_place(goal, config), config)
+    place = goal_place(goal, config)
+    place = out_of_cylinders(state.city, place, state.position[:, 2:], config)
     unseen = unpack_unseen(state.unseen, config)
     old = jnp.maximum(memory.goal, 0)
     reached = (memory.goal[:, 0] < 0) | (goal[:, 0] < 0) | ~unseen[old[:, 0], old[:, 1]]
