@@ -167,6 +167,7 @@ def merged(before: list[dict[str, Any]], results: list[dict[str, Any]]) -> list[
 
 COLOURS = {
     "qmix online": "#d1495b", "qmix replay": "#edae49", "lanes": "#00798c",
+    "tours": "#5b8c5a",
     "voronoi": "#30638e", "greedy": "#7f9bb3", "random": "#9a9a9a",
 }  # fmt: skip
 

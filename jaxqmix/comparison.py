@@ -18,7 +18,7 @@ from jaxqmix.compilation import cache_folder
 from jaxqmix.config import EvaluationConfig, RunConfig, to_dict
 from jaxqmix.rollout import EVALUATED
 
-RIVALS = ("greedy", "voronoi", "lanes")
+RIVALS = ("greedy", "voronoi", "lanes", "tours")
 """Planners that a trained policy is compared with."""
 MANY = 0.9
 """Share of missions that should be completed."""

@@ -97,17 +97,17 @@ def test_planners_fly_once(monkeypatch, tmp_path):
     monkeypatch.setattr(comparison, "cache_folder", lambda: tmp_path / "cache")
     assert planner_reports(QUICK, episodes=8, only_known=True) == {}
     reports = planner_reports(QUICK, episodes=8, notice=said.append)
-    assert list(reports) == said == ["greedy", "voronoi", "lanes"] and len(flown) == 3
-    assert planner_reports(QUICK, episodes=8, only_known=True) == reports and len(flown) == 3
+    assert list(reports) == said == ["greedy", "voronoi", "lanes", "tours"] and len(flown) == 4
+    assert planner_reports(QUICK, episodes=8, only_known=True) == reports and len(flown) == 4
     # What only learning depends on does not matter.
     assert planner_reports(QUICK.replace(**{"training.seed": 5}), episodes=8) == reports
-    assert len(flown) == 3
+    assert len(flown) == 4
     planner_reports(QUICK, episodes=9, names=("lanes",))
     planner_reports(QUICK.replace(**{"env.drones": 4}), episodes=8, names=("lanes",))
-    assert flown[3:] == [("lanes", 9, 5), ("lanes", 8, 4)]
+    assert flown[4:] == [("lanes", 9, 5), ("lanes", 8, 4)]
     for file in (tmp_path / "cache").iterdir():
         file.write_text(json.dumps([1]))
-    assert planner_reports(QUICK, episodes=8, names=("lanes",)) and len(flown) == 6
+    assert planner_reports(QUICK, episodes=8, names=("lanes",)) and len(flown) == 7
     monkeypatch.setattr(comparison, "code_digest", lambda: "other")
     planner_reports(QUICK, episodes=8, names=("lanes",))
-    assert len(flown) == 7
+    assert len(flown) == 8

@@ -268,13 +268,11 @@ def drawn_moves(iterations: int) -> Callable:
         owner = jnp.append(jnp.arange(drones + 1), owner)
         order = jnp.argsort(2 * owner + (jnp.arange(len(owner)) > drones), stable=True)
         order = order.astype(jnp.int32)
-        paths, gaps = tours.measure(order, nodes, drones), jnp.bool_(True)
-        moves = tours.draw_moves(jax.random.uniform(keys[3], (5, 64)), paths, nodes, tiles, gaps)
+        paths = tours.measure(order, nodes, drones)
+        moves = tours.draw_moves(jax.random.uniform(keys[3], (5, 64)), paths, nodes, tiles)
         after = tours.norms_after(moves, paths, nodes, drones)
         orders = jax.vmap(tours.moved, (None, 0))(order, moves)
-        searched = tours.local_search(
-            keys[4], order, places, starts, tiles, gaps, jnp.int32(iterations)
-        )
+        searched = tours.local_search(keys[4], order, places, starts, tiles, jnp.int32(iterations))
         return order, nodes, moves.allowed, after, orders, searched
 
     return jax.jit(trial)

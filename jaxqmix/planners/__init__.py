@@ -5,7 +5,8 @@
 `greedy` heads for the nearest unseen cell by the move that sees most on the way. `voronoi` does the
 same within the cells nearest to the drone, and helps elsewhere when these are done. `lanes` cuts
 one long boustrophedon over the city into equal parts, one per drone, and helps elsewhere when its
-part is done.
+part is done. `tours` gives every drone a path over tiles from where it is, makes the longest short
+by local search, and does so again from time to time.
 """
 
 from __future__ import annotations

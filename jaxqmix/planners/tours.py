@@ -2,7 +2,9 @@
 
 The city is cut into tiles as wide as a footprint. Every tile lies on the path of exactly one drone,
 which starts where the drone is: an open min-max problem of several salesmen with several depots.
-All paths stand in one sequence, and moves of the literature improve it.
+All paths stand in one sequence, which 2-opt, 2-opt* and Or-opt moves improve by simulated
+annealing. LS-MCPP (Tang and Ma, AAAI 2024) searches coverage paths directly on the grid by local
+search too, with moves of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from jaxqmix.config import EnvConfig
 from jaxqmix.planners.pursuit import (
     FRESH,
     Memory,
-    argmin_cell,
     cells_to_see,
     goal_place,
     goal_radius,
@@ -43,12 +44,10 @@ PATIENCE = 10
 """Steps beyond twice the way after which a drone leaves a tile out."""
 TOUR_FRESH = 0.75
 """`pursuit.FRESH` on a path, where it only settles which of two ways is better."""
-FEW = 1
-"""Open tiles per drone with which gaps count as well."""
 REPLAN = 25
 """Env steps between two plans."""
-FIRST, GAPS, LATER = 1500, 500, 200
-"""Iterations of local search at the start, when only gaps are left, and at all other plans."""
+FIRST, LATER = 1500, 200
+"""Iterations of local search at the start, and at all other plans."""
 CANDIDATES = 128
 """Moves that one iteration of the search chooses from."""
 LONGEST_PIECE = 8
@@ -70,7 +69,6 @@ class ToursMemory:
     order: jax.Array  # [N + 1 + T] int32, nodes: the paths one after the other
     places: jax.Array  # [T, 2] float32, where to fly for each tile, m
     done: jax.Array  # [T] bool, tiles that are seen, passed or given up
-    gaps: jax.Array  # [] bool, all tiles were flown to: what they left unseen is next
     head: jax.Array  # [N] int32, tile that each drone flies to; -1 for none
     deadline: jax.Array  # [N] int32, env step at which it is given up
 
@@ -90,7 +88,6 @@ class Tours:
             order=jnp.arange(drones + 1 + tiles, dtype=jnp.int32),
             places=jnp.zeros((tiles, 2)),
             done=jnp.zeros(tiles, bool),
-            gaps=jnp.bool_(False),
             head=jnp.full(drones, -1, jnp.int32),
             deadline=jnp.zeros(drones, jnp.int32),
         )
@@ -103,16 +100,15 @@ class Tours:
         open_cells = cells_to_see(state, common, config)
         unseen, centroids = tiles.unseen(open_cells)
         memory = tiles_done(unseen, state, memory, config)
-        memory = plan(key, tiles, unseen, centroids, state, memory)
+        memory = plan(key, tiles, centroids, state, memory)
         memory = next_tiles(state, memory, config)
-        flying, gaps = memory.head[:, None] >= 0, memory.gaps
+        flying = memory.head[:, None] >= 0
+        place = memory.places[memory.head]
+        goal = jnp.floor(place[:, ::-1] / config.cell_size).astype(jnp.int32)
         helped = nearest_cells(state, open_cells, common, radius, True, config)
-        left = nearest_in_tiles(tiles, open_cells, state, memory)
-        centre = jnp.floor(memory.places[memory.head, ::-1] / config.cell_size).astype(jnp.int32)
-        goal = jnp.where(flying, jnp.where(gaps, left, centre), helped)
-        sweeping = flying & ~gaps
-        place = jnp.where(sweeping, memory.places[memory.head], goal_place(goal, config))
-        fresh = jnp.where(sweeping, TOUR_FRESH, FRESH)
+        goal = jnp.where(flying, goal, helped)
+        place = jnp.where(flying, place, goal_place(goal, config))
+        fresh = jnp.where(flying, TOUR_FRESH, FRESH)
         available = timestep.observation.available
         actions, common = pursue(state, available, goal, place, common, radius, fresh, config)
         return actions, replace(memory, common=common)
@@ -180,12 +176,10 @@ def tiles_done(
       config: static sizes.
     """
     offset = jnp.abs(memory.places[memory.head] - state.position[:, :2])
-    passed = jnp.all(offset <= REACH * config.cell_size, axis=1) & ~memory.gaps
-    passed |= state.time >= memory.deadline
+    passed = jnp.all(offset <= REACH * config.cell_size, axis=1) | (state.time >= memory.deadline)
     head = jnp.where(passed & (memory.head >= 0), memory.head, len(unseen))
     done = memory.done.at[head].set(True, mode="drop")
-    done |= unseen <= jnp.where(memory.gaps, 0.0, SEEN)
-    return replace(memory, done=done)
+    return replace(memory, done=done | (unseen <= SEEN))
 
 
 def next_tiles(state: State, memory: ToursMemory, config: EnvConfig) -> ToursMemory:
@@ -202,27 +196,9 @@ def next_tiles(state: State, memory: ToursMemory, config: EnvConfig) -> ToursMem
     return replace(memory, head=head, deadline=deadline)
 
 
-def nearest_in_tiles(
-    tiles: Tiles, open_cells: jax.Array, state: State, memory: ToursMemory
-) -> jax.Array:
-    """The open cell of each drone's tile that is nearest to it: row and column [N, 2] int32, -1 for
-    none."""
-    y, x = cell_centres(tiles.config)
-    row, column = tiles.index(jnp.stack(jnp.broadcast_arrays(x, y), axis=-1))
-    tile = jnp.where(open_cells, row * most_tiles(tiles.config)[1] + column, -2)
-
-    def nearest(_: None, drone: tuple) -> tuple[None, jax.Array]:
-        head, place = drone
-        squared = (x - place[0]) ** 2 + (y - place[1]) ** 2
-        return None, argmin_cell(jnp.where(tile == head, squared, jnp.inf))
-
-    return jax.lax.scan(nearest, None, (memory.head, state.position[:, :2]))[1]
-
-
 def plan(
     key: jax.Array,
     tiles: Tiles,
-    unseen: jax.Array,
     centroids: jax.Array,
     state: State,
     memory: ToursMemory,
@@ -232,7 +208,6 @@ def plan(
     Args:
       key: consumed once.
       tiles: the lattice.
-      unseen: [T], share of each tile.
       centroids: [T, 2], of what is unseen in each tile, metres.
       state: one swarm.
       memory: knows which tiles are done.
@@ -240,23 +215,19 @@ def plan(
     config, drones = tiles.config, tiles.config.drones
     first = state.time == 0
     again = state.time % REPLAN == 0
-    gaps = memory.gaps | (again & (jnp.sum(~memory.done) <= FEW * drones))
-    anew = first | (gaps & ~memory.gaps)
-    done = jnp.where(again & gaps, unseen <= 0.0, memory.done)
     top = jnp.float32(config.max_altitude)
     places = out_of_cylinders(state.city, centroids, top, config)
     places = jnp.where(again, places, memory.places)
-    order = jnp.where(anew, lanes_order(tiles, state, done), memory.order)
+    order = jnp.where(first, lanes_order(tiles, state, memory.done), memory.order)
     tile, path = order - drones - 1, jnp.cumsum(order <= drones) - 1
     # Done tiles go to nobody; each path begins with its drone.
-    path = jnp.where((tile >= 0) & done[tile], drones, path)
+    path = jnp.where((tile >= 0) & memory.done[tile], drones, path)
     sorted_order = order[jnp.argsort(2 * path + (tile >= 0), stable=True)]
     order = jnp.where(again, sorted_order, order)
-    iterations = jnp.where(first, FIRST, jnp.where(anew, GAPS, LATER))
-    iterations = jnp.where(again, iterations, 0)
+    iterations = jnp.where(again, jnp.where(first, FIRST, LATER), 0)
     starts = state.position[:, :2]
-    order = local_search(key, order, places, starts, tiles, gaps, iterations)
-    return replace(memory, order=order, places=places, done=done, gaps=gaps)
+    order = local_search(key, order, places, starts, tiles, iterations)
+    return replace(memory, order=order, places=places)
 
 
 def lanes_order(tiles: Tiles, state: State, done: jax.Array) -> jax.Array:
@@ -318,9 +289,7 @@ class Moves:
     allowed: jax.Array  # [K] bool
 
 
-def draw_moves(
-    uniform: jax.Array, paths: Paths, nodes: jax.Array, tiles: Tiles, gaps: jax.Array
-) -> Moves:
+def draw_moves(uniform: jax.Array, paths: Paths, nodes: jax.Array, tiles: Tiles) -> Moves:
     """Moves that make a random node and a tile beside it neighbours on a path.
 
     Half of them reconnect: within a path by 2-opt (Croes 1958), which reverses all between, and
@@ -333,7 +302,6 @@ def draw_moves(
       paths: of the order.
       nodes: [S, 2], cells.
       tiles: the lattice.
-      gaps: [] bool, whether only few tiles are open.
     """
     drones = tiles.config.drones
     most_columns = most_tiles(tiles.config)[1]
@@ -344,10 +312,8 @@ def draw_moves(
     i = whole(uniform[0], paths.begin[drones])
     node = paths.order[i]
     row, column = tiles.index(nodes[node] * tiles.config.cell_size)
-    # The tiles around; where few are open, one further.
-    side = jnp.where(gaps, 5, 3)
-    beside = whole(uniform[1], side**2)
-    row, column = row + beside // side - side // 2, column + beside % side - side // 2
+    beside = whole(uniform[1], 9)
+    row, column = row + beside // 3 - 1, column + beside % 3 - 1
     inside = (row >= 0) & (row < tiles.counts[0]) & (column >= 0) & (column < tiles.counts[1])
     other = jnp.where(inside, drones + 1 + row * most_columns + column, drones)
     j = paths.position[other]
@@ -452,7 +418,6 @@ def local_search(
     places: jax.Array,
     starts: jax.Array,
     tiles: Tiles,
-    gaps: jax.Array,
     iterations: jax.Array,
 ) -> jax.Array:
     """The best order found by simulated annealing.
@@ -466,7 +431,6 @@ def local_search(
       places: [T, 2], of the tiles, metres.
       starts: [N, 2], of the drones, metres.
       tiles: the lattice.
-      gaps: [] bool, whether only few tiles are open.
       iterations: [] int32.
 
     Returns:
@@ -480,7 +444,7 @@ def local_search(
         paths = measure(order, nodes, drones)
         now = norm(paths.length)
         uniform = jax.random.uniform(jax.random.fold_in(key, step), (6, CANDIDATES + 1))
-        moves = draw_moves(uniform[:5, 1:], paths, nodes, tiles, gaps)
+        moves = draw_moves(uniform[:5, 1:], paths, nodes, tiles)
         after = norms_after(moves, paths, nodes, drones)
         heat = HEAT * (1 - step / iterations) + 1e-3
         gumbel = -jnp.log(-jnp.log(uniform[5] * (1 - 2e-7) + 1e-7))
