@@ -366,7 +366,7 @@ def show_report(
         met = report["success"].get(name)
         judged = "" if met is None else f"{demands[name]} {'met' if met else 'not met'}"
         row = [label, form.format(report[name]), f"{low} to {high}", judged]
-        rival = form.format(best[name]) if name in (best or {}) else ""
+        rival = form.format(best[name]) if best and name in best else ""
         table.add_row(*row, *([rival] if best is not None else []))
     terminal = Terminal(highlight=False)
     terminal.print(table)

@@ -181,7 +181,7 @@ def fewest_steps(
       config: static sizes; v is a cell per step.
     """
     cells = jnp.maximum(COVERAGE_SUCCESS * coverable - seen, 0.0)
-    radius = footprint_radius(config.max_altitude, visibility)
+    radius = footprint_radius(jnp.float32(config.max_altitude), visibility)
     # Finite where every command is lost.
     arrive = jnp.maximum(1 - packet_loss, 1e-3)
     return cells / (config.drones * (2 * radius / config.cell_size) * arrive)

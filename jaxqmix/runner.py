@@ -642,19 +642,20 @@ def train(
         import_wandb(wandb)
     folder = local_path("out", out)
     check_folder(Path(out).expanduser(), resume)  # An error names it as it was given.
-    run = partial(Run, [config], [folder], resume=resume, wandb=wandb)
-    reports = begin(run, [folder], listener or Listener())
+    run = partial(Run, [config], [folder], wandb=wandb)
+    reports = begin(run, [folder], resume, listener or Listener())
     return reports[0] if reports else None
 
 
 def begin(
-    make_run: Callable[..., Run], folders: Sequence[Path], listener: Listener
+    make_run: Callable[..., Run], folders: Sequence[Path], resume: bool, listener: Listener
 ) -> list[Report] | None:
     """Holds the folders of runs, and trains them until they end or are asked to stop.
 
     Args:
-      make_run: makes the runs, from `listener`.
+      make_run: makes the runs, from `listener` and `resume`.
       folders: of the runs.
+      resume: whether the folders hold the runs already.
       listener: hears of the progress.
 
     Returns:
@@ -667,8 +668,9 @@ def begin(
         with ExitStack() as locks:
             for folder in folders:
                 locks.enter_context(locked(folder))
+                check_folder(folder, resume)  # Once more: another may have begun there since.
             # Until it trains there is nothing to save: signals end the process as any other.
-            run = make_run(listener=cast(Listener, audience))
+            run = make_run(listener=cast(Listener, audience), resume=resume)
             with stop_requests(audience.stopping) as asked:
                 reports = run.train(lambda: asked() or audience.left)
         if audience.left:

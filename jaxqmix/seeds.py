@@ -65,8 +65,8 @@ def train_seeds(
     names = [f"seed-{each.training.seed}" for each in configs]
     given, folders = Path(out).expanduser(), [folder / name for name in names]
     check_folders(given, [given / name for name in names], resume)  # Errors name it as given.
-    run = partial(SeedRuns, configs, folders, resume=resume, seeds=seeds)
-    return begin(run, folders, listener or Listener())
+    run = partial(SeedRuns, configs, folders, seeds=seeds)
+    return begin(run, folders, resume, listener or Listener())
 
 
 def seed_configs(config: RunConfig, seeds: int) -> list[RunConfig]:

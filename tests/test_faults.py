@@ -38,8 +38,8 @@ class StandIn:
 
     made = ()
 
-    def __init__(self, config, folder, listener, resume=False, wandb=None):
-        runner.check_folder(folder, resume)
+    def __init__(self, configs, folders, listener, resume=False, wandb=None):
+        (config,), (folder,) = configs, folders
         self.folder, self.listener, self.steps = folder, listener, 0
         StandIn.made = (*StandIn.made, self)
         runner.make_folder(folder, config)
@@ -49,7 +49,7 @@ class StandIn:
         while self.steps < 3 and not asked():
             self.listener.advanced(self.steps)
             self.steps += 1
-        return {"steps": self.steps}
+        return [{"steps": self.steps}]
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path):
 
 
 def test_a_run_that_is_refused_leaves_no_folder(tmp_path, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise ConfigError("memory = 9 GB is not allowed")
 
     monkeypatch.setattr(runner, "Run", refuse)

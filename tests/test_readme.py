@@ -31,13 +31,15 @@ FEDERATED = [
     if re.match(r"jaxqmix federate (?!PRESET)|jaxqmix evaluate .*--site", line)
 ]
 """They compile for long: here they are only understood; `test_federated_training.py` runs such."""
+SEEDED = [line for line in WRITTEN if re.match(r"jaxqmix train (?!PRESET).*--seeds \d", line)]
+"""Likewise; `test_seeds.py` runs such."""
 COMMANDS = [
     line
     for line in WRITTEN
     # Words in capitals stand for something.
     if line.startswith("jaxqmix ")
     and not re.search(r"\b[A-Z]+\b", line)
-    and line not in (*ELSEWHERE, *FEDERATED)
+    and line not in (*ELSEWHERE, *FEDERATED, *SEEDED)
 ]
 BENCHMARKS = [line for line in WRITTEN if line.startswith("python benchmarks/")]
 TINY = dataclasses.replace(
@@ -92,6 +94,14 @@ def test_federations_are_understood(line, monkeypatch):
             cli.run(shlex.split(line)[1:])
     else:
         assert cli.run(shlex.split(line)[1:]) == 7
+
+
+@pytest.mark.parametrize("line", SEEDED)
+def test_seeds_are_understood(line, monkeypatch):
+    asked = []
+    monkeypatch.setattr("jaxqmix.seeds.train_seeds", lambda *given: asked.append(given))
+    assert cli.run(shlex.split(line)[1:]) == 0
+    assert [given[2] for given in asked] == [int(re.search(r"--seeds (\d+)", line)[1])]
 
 
 def test_commands_of_the_table_exist():

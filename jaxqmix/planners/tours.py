@@ -132,11 +132,10 @@ class Tiles:
     @property
     def counts(self) -> tuple[jax.Array, jax.Array]:
         """Rows and columns of tiles; whole float32."""
-        sizes = (self.config.city_length, self.config.city_width)
-        return tuple(
-            jnp.clip(jnp.ceil(size / (TILE * self.radius)), 1, most)
-            for size, most in zip(sizes, most_tiles(self.config), strict=True)
-        )
+        most_rows, most_columns = most_tiles(self.config)
+        rows = jnp.ceil(self.config.city_length / (TILE * self.radius))
+        columns = jnp.ceil(self.config.city_width / (TILE * self.radius))
+        return jnp.clip(rows, 1, most_rows), jnp.clip(columns, 1, most_columns)
 
     def index(self, place: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Row and column, int32 [...], of the tiles that hold places [..., 2]."""
@@ -331,13 +330,13 @@ def draw_moves(uniform: jax.Array, paths: Paths, nodes: jax.Array, tiles: Tiles)
     insert = (jnp.where(later, i, to), jnp.where(later, last, to), jnp.where(later, to, i),
               jnp.where(later, to, last))  # fmt: skip
     is_insert = uniform[2] < 0.5
-    pieces = (jnp.where(is_insert, x, y) for x, y in zip(insert, reconnect, strict=True))
+    a, c, b, end = (jnp.where(is_insert, x, y) for x, y in zip(insert, reconnect, strict=True))
     turned = jnp.where(is_insert, whole(uniform[4], 4) < 2, same)
     moves = ((to <= i) | later) & (node > drones)
     # A start stays where it is.
     reconnects = (paths.order[high] > drones) & (~same | (high > low + 1))
     allowed = inside & jnp.where(is_insert, moves, reconnects)
-    return Moves(*pieces, turned, allowed)
+    return Moves(a, c, b, end, turned, allowed)
 
 
 def lengths_after(
@@ -353,11 +352,11 @@ def lengths_after(
     def chain(first: tuple, last: tuple) -> tuple[jax.Array, jax.Array]:
         """Length up to C's head and from C's tail on, when `first` and `last` stand around it; a
         piece is its head, tail, and whether it is empty."""
-        sums, at = [], a - 1
+        sums: list[jax.Array] = []
+        at = a - 1
         for head, tail, empty in (first, (c, b - 1, c == b), last):
-            inner = jnp.abs(paths.flown[tail] - paths.flown[head])
             # C's own length stays.
-            inner = inner if len(sums) != 1 else 0.0
+            inner = 0.0 if len(sums) == 1 else jnp.abs(paths.flown[tail] - paths.flown[head])
             sums.append(jnp.where(empty, 0.0, joint(at, head) + inner))
             at = jnp.where(empty, at, tail)
         return sums[0] + sums[1], sums[2] + joint(at, end)
