@@ -41,7 +41,7 @@ def main() -> None:
     line = parser(__doc__)
     line.add_argument("runs", nargs="*", type=Path, help="folders of runs")
     line.add_argument("--presets", nargs="*", default=list(PRESETS)[:3], choices=list(PRESETS))
-    line.add_argument("--planners", nargs="*", default=["voronoi", "lanes"], choices=PLANNERS)
+    line.add_argument("--planners", nargs="*", default=["lanes", "tours"], choices=PLANNERS)
     line.add_argument("--episodes", type=int, default=256)
     arguments = parse(line)
     enable_cache()

@@ -17,8 +17,8 @@ import platformdirs
 
 from jaxqmix.config import ConfigError
 
-SETTINGS: Any = jax.config
-"""JAX's own, none of which it declares to type checkers."""
+JAX_SETTINGS: Any = jax.config
+"""JAX declares none of them to type checkers."""
 
 # The first would drop the barriers. The second makes one kernel of a small loop, and the process
 # aborts there on a barrier of several arrays (jax 0.12); without it nothing was slower.
@@ -98,7 +98,7 @@ def _cache_hits() -> list[str]:
 
 def require_float32() -> None:
     """Raises `ConfigError` under `jax_enable_x64`: results would be others, and half as fast."""
-    if SETTINGS.jax_enable_x64:
+    if JAX_SETTINGS.jax_enable_x64:
         raise ConfigError(
             "jax_enable_x64 = True is not allowed: jaxqmix computes in float32; say "
             'jax.config.update("jax_enable_x64", False) first'
@@ -107,7 +107,7 @@ def require_float32() -> None:
 
 def is_running() -> bool:
     """Whether JAX has looked at its devices, and started its threads."""
-    count = SETTINGS.jax_num_cpu_devices
+    count = JAX_SETTINGS.jax_num_cpu_devices
     try:
         jax.config.update("jax_num_cpu_devices", max(count, 0) + 1)
     except RuntimeError:
@@ -145,6 +145,6 @@ def cache_folder() -> Path:
 
 def enable_cache() -> None:
     """Keeps compiled programs between runs, unless the user chose a cache for JAX already."""
-    if not SETTINGS.jax_compilation_cache_dir:
+    if not JAX_SETTINGS.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -189,6 +189,15 @@ def test_the_learning_rate_holds_and_falls_and_gradients_are_clipped():
     np.testing.assert_allclose(change, [-1.2, -1.6], rtol=1e-3)  # RAdam's first step is plain
 
 
+def test_every_epoch_learns_from_each_sequence_once():
+    config = LearnerConfig(epochs=3, minibatches=4)
+    orders = np.asarray(update.minibatch_orders(jax.random.key(0), 12, config))
+    assert orders.shape == (12, 3)
+    epochs = orders.reshape(3, 12)
+    np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(12), (3, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
 def test_the_learning_rate_falls_over_all_gradient_steps(monkeypatch):
     asked = []
     monkeypatch.setattr(update, "make_optimiser", lambda _, steps, __: asked.append(steps))

@@ -169,6 +169,15 @@ def blend(old: Parameters, new: Parameters, share: jax.typing.ArrayLike) -> Para
     return jax.tree.map(lambda a, b: a + share * (b - a), old, new)
 
 
+def minibatch_orders(key: jax.Array, sequences: int, config: LearnerConfig) -> jax.Array:
+    """Which of S sequences each gradient step learns from, int32 [epochs * minibatches,
+    S / minibatches]; every epoch learns from each of them once."""
+    orders = jax.vmap(lambda key: jax.random.permutation(key, sequences))(
+        jax.random.split(key, config.epochs)
+    )
+    return orders.reshape(config.epochs * config.minibatches, -1)
+
+
 def make_learner(
     config: LearnerConfig,
     features: int,
@@ -220,13 +229,10 @@ def make_learner(
             changes, state = optimiser.update(grads, state, parameters)
             return (optax.apply_updates(parameters, changes), state), metrics
 
-        sequences = batch.memory.shape[0]
-        orders = jax.vmap(lambda key: jax.random.permutation(key, sequences))(
-            jax.random.split(key, config.epochs)
-        )
-        orders = orders.reshape(config.epochs * config.minibatches, -1)
         (parameters, state), metrics = jax.lax.scan(
-            minibatch, (learned.parameters, learned.optimiser), orders
+            minibatch,
+            (learned.parameters, learned.optimiser),
+            minibatch_orders(key, batch.memory.shape[0], config),
         )
         learned = LearnerState(
             parameters=parameters,
