@@ -84,8 +84,9 @@ class Journal:
           seeds: how many runs it trains side by side.
         """
         self._path, self._began = path, began
+        since = time.time() - (time.perf_counter() - began)
         self._entry = machine() | {
-            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since)),
             "seeds": seeds,
             "outcome": "running",
             "env_steps": [env_steps, None],

@@ -1,11 +1,13 @@
 """The training loop: one program, bit-equal resume, evaluation, the files of a run."""
 
 import csv
+import calendar
 import dataclasses
 import json
 import os
 import shutil
 import signal
+import time
 import warnings
 from pathlib import Path
 
@@ -225,6 +227,14 @@ def test_a_damaged_journal_is_written_anew(tmp_path):
         Journal(tmp_path / "run.json", 40, 0.0).end("stopped", 80)
         (entry,) = read_journal(tmp_path / "run.json")
         assert (entry["outcome"], entry["env_steps"]) == ("stopped", [40, 80])
+
+
+def test_a_process_began_before_it_compiled(tmp_path):
+    before = time.time() - 100
+    Journal(tmp_path / "run.json", 0, time.perf_counter() - 100).end("stopped", 80)
+    (entry,) = read_journal(tmp_path / "run.json")
+    began = calendar.timegm(time.strptime(entry["began"], "%Y-%m-%dT%H:%M:%SZ"))
+    assert abs(began - before) < 50 <= entry["wall_seconds"]
 
 
 def test_clocks_are_spread_over_the_horizon():
