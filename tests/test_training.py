@@ -1,7 +1,7 @@
 """The training loop: one program, bit-equal resume, evaluation, the files of a run."""
 
-import csv
 import calendar
+import csv
 import dataclasses
 import json
 import os
