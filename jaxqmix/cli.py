@@ -588,7 +588,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "city": ("FILE --out CITY.npz   make a city to fly over of a map", later("city")),
     "export": ("RUN --out FILE   a policy for machines without JAX: .onnx, .npz", later("export")),
     "fly": ("RUN --city FILE   one flight for ground stations and maps", later("fly")),
-    "demo": ("[CHOICE] [--city FILE]   a menu: train, watch, the 20-drone test", demo_command),
+    "demo": ("[CHOICE] [--city FILE]   a menu: train, watch, test, federate", demo_command),
     "validate": ("check that everything works on this machine", validate_command),
 }
 

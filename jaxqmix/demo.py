@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 from jaxqmix.config import ConfigError, RunConfig, require, to_dict
+from jaxqmix.federated.config import FederationConfig
 from jaxqmix.presets import PRESETS, preset
 
 RUNS = Path("runs")
 SWARM = 20
 """Drones of the 20-drone test."""
+FEDERATION = {"sites": 4, "per_round": 4, "rounds": 6, "local_env_steps": 5_000}
+"""Settings of the federated training: half a minute of flying."""
 
 Run = Callable[[list[str]], int]
 
@@ -126,8 +130,13 @@ def twenty(run: Run, city: str | None = None) -> int:
     return show_and_run(run, "evaluate", folder.as_posix(), "--drones", str(SWARM))
 
 
-def leave(run: Run, city: str | None = None) -> int:
+def federate_quick(run: Run, city: str | None = None) -> int:
     """Choice 5."""
+    return show_and_run(run, *federating(city))
+
+
+def leave(run: Run, city: str | None = None) -> int:
+    """Choice 6."""
     return 0
 
 
@@ -152,23 +161,60 @@ CHOICES: dict[str, tuple[Callable[[str | None], str], Callable[..., int]]] = {
     "2": (lambda city: f"full training: 10 drones, {city or '5 km'}", train_full),
     "3": (describe_newest, visualise),
     "4": (describe_twenty, twenty),
-    "5": (lambda city: "exit", leave),
+    "5": (
+        lambda city: (
+            f"federated training: {FEDERATION['sites']} sites share no flights, {city or '1 km'}"
+        ),
+        federate_quick,
+    ),
+    "6": (lambda city: "exit", leave),
 }
 """What the menu says and what it does, by number."""
 
 
 def training(name: str, city: str | None = None) -> list[str]:
-    """The command that trains a preset: in its own folder, on with an unfinished run of the same
-    settings there, or else in the next free folder, such as runs/quick-2."""
+    """The command that trains a preset, as `in_a_folder` completes it."""
+    return in_a_folder(
+        ["train", name, *over(city)], name, lambda folder: unfinished(folder, name, city)
+    )
+
+
+def federating(city: str | None = None) -> list[str]:
+    """The command that trains a federation, as `in_a_folder` completes it."""
+    words = [
+        word
+        for setting, value in FEDERATION.items()
+        for word in (f"--{setting.replace('_', '-')}", str(value))
+    ]
+    return in_a_folder(
+        ["federate", "quick", *words, *over(city)],
+        "quick-federated",
+        lambda folder: unfinished_federation(folder, city),
+    )
+
+
+def over(city: str | None) -> list[str]:
+    """The part of a command that names a city."""
+    return [] if city is None else ["--city", city]
+
+
+def in_a_folder(words: list[str], name: str, goes_on: Callable[[Path], bool]) -> list[str]:
+    """A command in its own folder, on with what is unfinished there, or else in the next free
+    folder, such as runs/quick-2.
+
+    Args:
+      words: of the command; without more it works in runs/NAME.
+      name: of its folder.
+      goes_on: whether the command can go on in a folder.
+    """
     number = 1
-    over = [] if city is None else ["--city", city]
     while True:
         folder = RUNS / (name if number == 1 else f"{name}-{number}")
-        out = over + ([] if number == 1 else ["--out", folder.as_posix()])
+        out = [] if number == 1 else ["--out", folder.as_posix()]
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-            return ["train", name, *out]
-        if unfinished(folder, name, city):
-            return ["train", name, *out, "--resume"]
+            return [*words, *out]
+        if goes_on(folder):
+            return [*words, *out, "--resume"]
         number += 1
 
 
@@ -176,16 +222,30 @@ def unfinished(folder: Path, name: str, city: str | None = None) -> bool:
     """Whether a run stopped early, can go on, and has the settings of a preset over this city."""
     if finished(folder) or not saved(folder):
         return False
-    found, wanted = settings(folder), json.loads(json.dumps(to_dict(over_city(name, city))))
-    for one in (found, wanted):
-        one.get("env", {}).pop("city", None)  # it may have moved: its checksum tells
-    return found == wanted
+    return plain(settings(folder)) == plain(to_dict(over_city(name, city)))
 
 
-def settings(folder: Path) -> dict:
+def unfinished_federation(folder: Path, city: str | None = None) -> bool:
+    """Likewise of the demo's federation, whose budget is not the preset's."""
+    if finished(folder) or not saved(folder):
+        return False
+    wanted = dataclasses.asdict(FederationConfig(**FEDERATION))
+    found, quick = plain(settings(folder)), plain(to_dict(over_city("quick", city)))
+    same = all(found.get(part) == quick[part] for part in ("env", "domain", "learner"))
+    return same and plain(settings(folder, "federation.json")) == plain(wanted)
+
+
+def plain(data: dict) -> dict:
+    """Settings as JSON gives them, without the city's place: its checksum tells which it is."""
+    data = json.loads(json.dumps(data))
+    data.get("env", {}).pop("city", None)
+    return data
+
+
+def settings(folder: Path, name: str = "config.json") -> dict:
     """A run's settings as plain JSON; empty when they cannot be read."""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 

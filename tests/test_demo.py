@@ -1,6 +1,7 @@
 """The demo menu: what a person types, and which commands it shows and runs."""
 
 import builtins
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 from jaxqmix import cli, demo
 from jaxqmix.config import ConfigError, to_dict
+from jaxqmix.federated.command import federate_command
+from jaxqmix.federated.config import FederationConfig
 from jaxqmix.maps import CityMap, with_city
 from jaxqmix.presets import preset
 
@@ -64,7 +67,7 @@ def play_fixture(monkeypatch):
 
 
 def test_choices_train_watch_and_test(play, capsys):
-    assert play("1", "3", "4", "4", "2", "4", "5") == [
+    assert play("1", "3", "4", "4", "2", "4", "6") == [
         "train quick",
         "render runs/quick --out runs/quick/replay.html",
         "render runs/quick --out runs/quick/replay.gif",
@@ -84,26 +87,26 @@ def test_the_test_of_20_drones_uses_a_full_run(play):
     assert play("2", "4") == ["train full", "evaluate runs/full --drones 20"]
 
 
-@pytest.mark.parametrize("wrong", ["", "6", "train", "1 2", "-1"])
+@pytest.mark.parametrize("wrong", ["", "7", "train", "1 2", "-1"])
 def test_wrong_input_asks_again(play, capsys, wrong):
-    assert play(wrong, " 1 ", "5") == ["train quick"]
-    assert capsys.readouterr().out.count("please answer 1, 2, 3, 4 or 5") == 1
+    assert play(wrong, " 1 ", "6") == ["train quick"]
+    assert capsys.readouterr().out.count("please answer 1, 2, 3, 4, 5 or 6") == 1
 
 
 def test_watching_without_a_model_offers_to_train(play, capsys):
     watching = [
         "render runs/quick --out runs/quick/replay" + ending for ending in (".html", ".gif")
     ]
-    assert play("3", "perhaps", "y", "5") == ["train quick", *watching]
+    assert play("3", "perhaps", "y", "6") == ["train quick", *watching]
     assert "please answer y or n" in capsys.readouterr().out
 
 
 def test_stopping_the_offered_training_leads_back_to_the_menu(play, monkeypatch, capsys):
     monkeypatch.setattr(Commands, "stopped", True)
-    assert play("3", "y", "5") == ["train quick"]
+    assert play("3", "y", "6") == ["train quick"]
     assert "a trained model: runs/quick, unfinished\n" in capsys.readouterr().out
     # Asked for now, it is shown.
-    assert play("3", "5")[0] == "render runs/quick --out runs/quick/replay.html"
+    assert play("3", "6")[0] == "render runs/quick --out runs/quick/replay.html"
 
 
 def test_everything_is_flown_over_a_city(tmp_path, monkeypatch):
@@ -135,7 +138,7 @@ def test_everything_is_flown_over_a_city(tmp_path, monkeypatch):
 
 
 def test_a_model_need_not_be_trained(play):
-    assert play("3", "n", "5") == []
+    assert play("3", "n", "6") == []
 
 
 def test_used_folders_are_kept_and_unfinished_runs_go_on(play):
@@ -152,11 +155,50 @@ def test_used_folders_are_kept_and_unfinished_runs_go_on(play):
     ]
 
 
+FEDERATE = "federate quick --sites 4 --per-round 4 --rounds 6 --local-env-steps 5000"
+
+
+def leave_federation(folder, name="quick", finished=True, **changed):
+    """What federated training leaves in a folder, without the weights."""
+    leave_run(folder, name, finished)
+    federation = dataclasses.replace(FederationConfig(**demo.FEDERATION), **changed)
+    (folder / "federation.json").write_text(json.dumps(dataclasses.asdict(federation)))
+
+
+def test_federated_training(play, monkeypatch, capsys):
+    assert play("5", "6") == [FEDERATE]
+    assert "federated training: 4 sites share no flights, 1 km" in capsys.readouterr().out
+    # It is a command that jaxqmix understands, and works in the folder that the demo looks at.
+    begun = []
+    monkeypatch.setattr("jaxqmix.federated.run.federate", lambda *given: begun.append(given))
+    assert federate_command(FEDERATE.split()[1:]) == 0
+    assert begun[0][:3] == (
+        preset("quick"),
+        FederationConfig(**demo.FEDERATION),
+        demo.Path("runs/quick-federated"),
+    )
+
+
+def test_federated_training_goes_on_where_it_can(play):
+    folder = demo.RUNS / "quick-federated"
+    leave_federation(folder, finished=False)
+    assert play("5") == [f"{FEDERATE} --resume"]
+    # One that is done, of other settings, or of another preset.
+    for made in ({}, {"finished": False, "rounds": 7}, {"finished": False, "name": "full"}):
+        leave_federation(
+            demo.RUNS / f"quick-federated-{len(list(demo.RUNS.iterdir())) + 1}", **made
+        )
+    (folder / "evaluation.json").write_text("{}")
+    assert play("5") == [f"{FEDERATE} --out runs/quick-federated-5"]
+    # Its policy is watched like any other's.
+    assert demo.newest() in demo.RUNS.iterdir()
+
+
 def test_an_error_is_shown_and_the_menu_goes_on(monkeypatch, capsys):
     def refuse(arguments):
         raise ConfigError("out = runs/quick is not allowed: no space left")
 
-    typed = iter(["1", "5"])
+    typed = iter(["1", "6"])
     monkeypatch.setattr(builtins, "input", lambda prompt: next(typed))
     assert demo.demo([], refuse) == 0
     assert "jaxqmix: out = runs/quick is not allowed" in capsys.readouterr().out
@@ -187,13 +229,13 @@ def test_a_choice_as_an_argument_asks_nothing(monkeypatch, capsys):
     monkeypatch.delattr(builtins, "input")
     assert cli.demo_command(["1"]) == 0
     assert commands == ["train quick"]
-    assert cli.demo_command(["5"]) == 0
+    assert cli.demo_command(["6"]) == 0
 
 
 def test_bad_choices_get_one_line(capsys):
     assert stopped(capsys, "demo", "7") == (
         2,
-        "jaxqmix: choice = 7 is not allowed: must be one of 1, 2, 3, 4, 5\n",
+        "jaxqmix: choice = 7 is not allowed: must be one of 1, 2, 3, 4, 5, 6\n",
     )
     code, error = stopped(capsys, "demo", "3")
     assert code == 2 and "jaxqmix demo 1 trains" in error
