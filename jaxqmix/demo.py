@@ -14,7 +14,7 @@ from jaxqmix.presets import PRESETS, preset
 RUNS = Path("runs")
 SWARM = 20
 """Drones of the 20-drone test."""
-FEDERATION = {"sites": 4, "per_round": 4, "rounds": 6, "local_env_steps": 5_000}
+FEDERATION = FederationConfig(sites=4, per_round=4, rounds=6, local_env_steps=5_000)
 """Settings of the federated training: half a minute of flying."""
 
 Run = Callable[[list[str]], int]
@@ -163,7 +163,7 @@ CHOICES: dict[str, tuple[Callable[[str | None], str], Callable[..., int]]] = {
     "4": (describe_twenty, twenty),
     "5": (
         lambda city: (
-            f"federated training: {FEDERATION['sites']} sites share no flights, {city or '1 km'}"
+            f"federated training: {FEDERATION.sites} sites share no flights, {city or '1 km'}"
         ),
         federate_quick,
     ),
@@ -183,8 +183,9 @@ def federating(city: str | None = None) -> list[str]:
     """The command that trains a federation, as `in_a_folder` completes it."""
     words = [
         word
-        for setting, value in FEDERATION.items()
-        for word in (f"--{setting.replace('_', '-')}", str(value))
+        for item in dataclasses.fields(FEDERATION)
+        if (value := getattr(FEDERATION, item.name)) != item.default
+        for word in (f"--{item.name.replace('_', '-')}", str(value))
     ]
     return in_a_folder(
         ["federate", "quick", *words, *over(city)],
@@ -229,7 +230,7 @@ def unfinished_federation(folder: Path, city: str | None = None) -> bool:
     """Likewise of the demo's federation, whose budget is not the preset's."""
     if finished(folder) or not saved(folder):
         return False
-    wanted = dataclasses.asdict(FederationConfig(**FEDERATION))
+    wanted = dataclasses.asdict(FEDERATION)
     found, quick = plain(settings(folder)), plain(to_dict(over_city("quick", city)))
     same = all(found.get(part) == quick[part] for part in ("env", "domain", "learner"))
     return same and plain(settings(folder, "federation.json")) == plain(wanted)

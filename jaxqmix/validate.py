@@ -1,4 +1,4 @@
-"""`jaxqmix validate`: does everything work on this machine? Ten checks of a tiny mission."""
+"""`jaxqmix validate`: does everything work on this machine? Eleven checks of a tiny mission."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import checkify
+from jax.flatten_util import ravel_pytree
 from rich.console import Console as Terminal
 from rich.markup import escape
 from rich.table import Table
@@ -30,6 +31,10 @@ from jaxqmix.config import (
 from jaxqmix.env import dynamics, sensing
 from jaxqmix.env.observation import agent_features
 from jaxqmix.env.urban_grid import checked_actions
+from jaxqmix.federated import door
+from jaxqmix.federated.aggregate import make_aggregator
+from jaxqmix.federated.config import FederationConfig
+from jaxqmix.federated.rounds import Server, begin_server, receive
 from jaxqmix.learner import replay as replay_store
 from jaxqmix.learner.targets import lambda_returns
 from jaxqmix.learner.update import LearnerState, compute_targets, td_loss
@@ -53,6 +58,9 @@ MISSION = RunConfig(
 )
 """Small enough to compile in seconds; not square, so that swapped axes show."""
 REPLAY_MISSION = replace(MISSION, training=replace(MISSION.training, mode="replay"))
+FEDERATION = FederationConfig(
+    sites=4, per_round=4, minimum=3, aggregate="median", hostile=1, norm_cap=100.0
+)
 TOLERANCE = 1e-4
 """Compiled and eager floats may differ by this share of the largest of an array."""
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
@@ -81,6 +89,17 @@ class Parts:
         def call(seed: int, learned: LearnerState, store: Any, sequences: Sequences) -> tuple:
             keys = jax.random.split(jax.random.key(seed))
             return learn(keys, learned, store, sequences, learner, REPLAY_MISSION)
+
+        return jit(call)
+
+    @cached_property
+    def receive(self) -> Callable:
+        """The compiled end of a federated round: (server, updates, weight, arrived)."""
+        rule = make_aggregator(FEDERATION)
+
+        def call(server: Server, updates: Any, weight: Any, arrived: Any) -> tuple:
+            key, age = jax.random.key(0), jax.numpy.zeros(len(arrived), jax.numpy.int32)
+            return receive(key, server, updates, weight, arrived, age, FEDERATION, rule)
 
         return jit(call)
 
@@ -409,6 +428,39 @@ def check_determinism(parts: Parts) -> str:
     return "a seed repeats up to rounding; train with --deterministic for bit for bit"
 
 
+def check_federated(parts: Parts) -> str:
+    """Three sites train from the same weights, a fourth sends NaN: it is turned away, and the
+    median of the others' updates moves the global policy."""
+    first = jax.device_get(parts.begin().learner)
+    start, _ = ravel_pytree(first.parameters)
+    updates = []
+    for seed in range(FEDERATION.sites - 1):
+        state = replace(jax.device_get(parts.begin(seed)), learner=first)
+        state, _ = parts.online.iterate(parts.online.place(state), 1)
+        updates.append(np.asarray(ravel_pytree(state.learner.parameters)[0] - start))
+    expect_finite(updates, "an honest site's update")
+    expected = start + np.median(updates, axis=0)
+    sent = np.stack([*updates, np.full_like(updates[0], np.nan)])
+    server = begin_server(first.parameters, FEDERATION, make_aggregator(FEDERATION))
+    weight, arrived = np.ones(len(sent), np.float32), np.ones(len(sent), bool)
+    server, admitted, verdicts = jax.device_get(parts.receive(server, sent, weight, arrived))
+    expect(not admitted[-1], "an update of NaN was let in")
+    expect(verdicts.infinite[-1], "an update of NaN was turned away for another reason")
+    expect(admitted[:-1].all(), "an honest site's update was turned away")
+    expect_finite(server.weights, "the global policy")
+    off = distance(ravel_pytree(server.weights)[0], expected)
+    expect(off < TOLERANCE, f"the global policy is off the median of the sites by {off:.1e}")
+    name, arrays = "agent.dense_0.kernel", door.leaves_by_name(first.parameters)
+    spoilt = arrays | {name: np.full_like(arrays[name], np.nan)}
+    try:
+        door.check(spoilt, first.parameters)
+        refusal = ""
+    except door.UpdateRefused as error:
+        refusal = str(error)
+    expect(name in refusal, f"a message with NaN in {name} was not refused by name")
+    return f"{len(updates)} sites make one policy; a fourth, which sends NaN, is turned away"
+
+
 @dataclasses.dataclass(frozen=True)
 class Check:
     """One row of the table."""
@@ -462,6 +514,12 @@ CHECKS = (
         "mini training loop",
         check_loop,
         "the rows above point at the part that is broken; mend the first of them first",
+    ),
+    Check(
+        "federated round",
+        check_federated,
+        f"{REINSTALL}; after changes in jaxqmix/federated, pytest tests/test_federated_rules.py "
+        "says more",
     ),
     Check(
         "jit against eager",

@@ -10,7 +10,6 @@ import pytest
 from jaxqmix import cli, demo
 from jaxqmix.config import ConfigError, to_dict
 from jaxqmix.federated.command import federate_command
-from jaxqmix.federated.config import FederationConfig
 from jaxqmix.maps import CityMap, with_city
 from jaxqmix.presets import preset
 
@@ -161,7 +160,7 @@ FEDERATE = "federate quick --sites 4 --per-round 4 --rounds 6 --local-env-steps 
 def leave_federation(folder, name="quick", finished=True, **changed):
     """What federated training leaves in a folder, without the weights."""
     leave_run(folder, name, finished)
-    federation = dataclasses.replace(FederationConfig(**demo.FEDERATION), **changed)
+    federation = dataclasses.replace(demo.FEDERATION, **changed)
     (folder / "federation.json").write_text(json.dumps(dataclasses.asdict(federation)))
 
 
@@ -174,7 +173,7 @@ def test_federated_training(play, monkeypatch, capsys):
     assert federate_command(FEDERATE.split()[1:]) == 0
     assert begun[0][:3] == (
         preset("quick"),
-        FederationConfig(**demo.FEDERATION),
+        demo.FEDERATION,
         demo.Path("runs/quick-federated"),
     )
 

@@ -29,8 +29,8 @@ def one_run(monkeypatch, parts, checks=validate.CHECKS):
 
 def test_a_healthy_machine_passes(monkeypatch, parts):
     code, text = one_run(monkeypatch, parts)
-    assert (code, text.count("pass ")) == (0, 10), text
-    assert "all 10 checks passed" in text
+    assert (code, text.count("pass ")) == (0, 11), text
+    assert "all 11 checks passed" in text
 
 
 def wrong_product(parts):
@@ -134,6 +134,29 @@ def no_episodes(parts):
     )
 
 
+def open_door(parts):
+    def receive(server, updates, weight, arrived):
+        server, _, verdicts = healthy(server, updates, weight, arrived)
+        return server, arrived, verdicts
+
+    healthy, parts.receive = parts.receive, receive
+
+
+def lazy_server(parts):
+    def receive(server, *sent):
+        _, admitted, verdicts = healthy(server, *sent)
+        return server, admitted, verdicts
+
+    healthy, parts.receive = parts.receive, receive
+
+
+def strict_door(parts):
+    def receive(server, updates, weight, arrived):
+        return healthy(server, updates, np.where(np.arange(len(weight)) == 0, -1, weight), arrived)
+
+    healthy, parts.receive = parts.receive, receive
+
+
 def wrong_move(parts):
     def compiled(function):
         if function.__name__ != "move":
@@ -173,6 +196,9 @@ def deaf_seed(parts):
         (forgetful_save, "save and load", "learner comes back changed"),
         (no_save, "save and load", "No space left on device"),
         (no_episodes, "mini training loop", "only 0 episodes ended"),
+        (open_door, "federated round", "an update of NaN was let in"),
+        (strict_door, "federated round", "honest site's update was turned away"),
+        (lazy_server, "federated round", "is off the median of the sites by"),
         (wrong_move, "jit against eager", "move: compiled and eager differ by 1"),
         (random_noise, "determinism", "same seed gives weights that differ by"),
         (deaf_seed, "determinism", "two seeds give the same run"),
