@@ -74,15 +74,18 @@ def test_two_nodes_equal_the_simulation(tmp_path):
 
     before = server.weights
     arrays, metrics = sent[0]
-    name = next(iter(arrays))
+    name = next(name for name, array in arrays.items() if array.dtype == np.float32)
     hostile = {
-        "one is missing": {n: a for n, a in arrays.items() if n != name},
-        "NaN": arrays | {name: np.full_like(arrays[name], 0) * np.float32("nan")},
-        "another shape": arrays | {name: np.zeros((1, 2, 3), arrays[name].dtype)},
+        f"{name} is missing": {n: a for n, a in arrays.items() if n != name},
+        "more is not known here": arrays | {"more": np.zeros(1, np.float32)},
+        f"{name} has type float64": arrays | {name: arrays[name].astype(np.float64)},
+        f"{name} has shape (1, 2, 3)": arrays | {name: np.zeros((1, 2, 3), arrays[name].dtype)},
+        f"{name} holds infinite": arrays | {name: np.full_like(arrays[name], np.nan)},
     }
-    for arrays in hostile.values():
+    for reason, arrays in hostile.items():
         report = server.aggregate([reply("bad", arrays, metrics)])
         assert set(report["refused"]) == {"bad"} and not report["aggregated"]
+        assert report["refused"]["bad"].startswith(reason)
     report = server.aggregate([reply("liar", sent[0][0], metrics | {"env_steps": float("nan")})])
     assert "claims nan env steps" in report["refused"]["liar"]
     assert server.aggregate([])["aggregated"] is False

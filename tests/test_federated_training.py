@@ -157,7 +157,12 @@ def test_bad_settings_leave_no_folder(tmp_path):
     for words, message in (
         ("quick --per-round 20", "per_round = 20 is not allowed"),
         ("quick --population mars", "population = mars is not allowed"),
+        ("quick --sites 4", "per_round = 5 is not allowed: must be at most sites = 4"),
         ("quick --aggregate krum --hostile 2", "krum needs at least 7"),
+        (
+            "quick --training.env-steps 9000",
+            "training.env_steps = 9000 is not allowed: the budget of",
+        ),
         ("quick --aggregate best", "aggregate = best is not allowed"),
         ("quick --personalise -1", "personalise = -1 is not allowed"),
         ("--sites 4", "preset is missing"),
@@ -166,6 +171,22 @@ def test_bad_settings_leave_no_folder(tmp_path):
         with pytest.raises(ConfigError, match=message):
             cli.run(["federate", *words.split(), "--out", str(out)])
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("--sites 4", "per_round = 5 is not allowed: must be at most sites = 4"),
+        ("--aggregate best", "--aggregate = best is not allowed: must be one of fedadam, "),
+        ("--aggregate krum --hostile 2", "hostile = 2 is not allowed: krum needs at least 7 "),
+    ],
+)
+def test_bad_settings_get_one_line(words, error, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["federate", "quick", *words.split()])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said.startswith(f"jaxqmix: {error}") and said.count("\n") == 1
 
 
 ROUNDS = [

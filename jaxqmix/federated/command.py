@@ -61,6 +61,14 @@ def federate_command(arguments: list[str]) -> int:
     given, names = parse(Federate, with_both_ends(seeded), program, default)
     for found in (single(names, "preset"), given.config.preset):
         require(found == name, "preset", found, f"name one preset, once: {', '.join(PRESETS)}")
+    for setting in ("env_steps", "episodes"):
+        value = getattr(given.config.training, setting)
+        require(
+            value == getattr(base.training, setting),
+            f"training.{setting}",
+            value,
+            "the budget of a federation is --rounds, --per-round and --local-env-steps",
+        )
     prepare_jax()
     return run(given)
 
