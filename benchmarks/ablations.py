@@ -62,9 +62,9 @@ def train_seeds(config: RunConfig, seeds: int, episodes: int) -> list[dict[str, 
     evaluate = evaluator(UrbanGrid(env, config.domain), trainer.policy, batch=64)
     found = []
     for seed in range(seeds):
-        state = trainer.initialise(seed)
+        state = trainer.init(seed)
         state, _ = trainer.iterate(state, config.iterations)
-        figures, _ = evaluate(state.learner.average["agent"], 0, episodes, SELECTION)
+        figures, _ = evaluate(state.learner.ema["agent"], 0, episodes, SELECTION)
         found.append({name: float(np.mean(figures[name])) for name in METRICS})
     return found
 

@@ -433,7 +433,7 @@ def try_words(words: list[str]) -> None:
         warnings.simplefilter("ignore")
         # Each module that holds a name by itself: one imported meanwhile would keep the stand-in.
         for module in (cli, world_commands, command):
-            for name in {"prepare_jax", "find_flyer", "find_scale"} & set(vars(module)):
+            for name in {"prepare_jax", "find_policy", "find_scale"} & set(vars(module)):
                 stack.enter_context(mock.patch.object(module, name, work))
         stack.enter_context(mock.patch("jaxqmix.runner.train", lambda *_: None))
         idle = {name: ("", lambda _: 0) for name in ("demo", "validate")}
@@ -514,7 +514,7 @@ def memory(config: RunConfig, iterations: int, evaluations: int) -> dict[str, fl
     from jaxqmix.training import make_trainer
 
     trainer = make_trainer(config)
-    state = trainer.initialise(0)
+    state = trainer.init(0)
     fly = evaluator(trainer.env, trainer.policy, 2)
     figures = {}
     for number in range(iterations):
@@ -524,7 +524,7 @@ def memory(config: RunConfig, iterations: int, evaluations: int) -> dict[str, fl
             figures["iterations_mb"] = -resident()
     figures["iterations_mb"] += resident()
     for number in range(evaluations):
-        fly(state.learner.average["agent"], 0, 2)
+        fly(state.learner.ema["agent"], 0, 2)
         if number == evaluations // 10:
             figures["evaluations_mb"] = -resident()
     figures["evaluations_mb"] += resident()
@@ -567,8 +567,8 @@ def fly_world(settings: dict[str, Any]) -> bool:
 
     compilation._CPU_OPTIONS["xla_backend_optimization_level"] = 0
     trainer = make_trainer(MISSION.replace(**settings))
-    state, metrics = trainer.iterate(trainer.initialise(0), 2)
-    figures, _ = evaluator(trainer.env, trainer.policy, 2)(state.learner.average["agent"], 0, 2)
+    state, metrics = trainer.iterate(trainer.init(0), 2)
+    figures, _ = evaluator(trainer.env, trainer.policy, 2)(state.learner.ema["agent"], 0, 2)
     leaves = jax.device_get(jax.tree.leaves((state.learner, metrics, figures)))
     return bool(all(np.isfinite(np.asarray(leaf, float)).all() for leaf in leaves))
 

@@ -24,7 +24,7 @@ from jaxqmix.compilation import jit
 from jaxqmix.config import ConfigError, RunConfig
 from jaxqmix.distributed import use_all_cores
 from jaxqmix.rollout import METRICS
-from jaxqmix.runner import Listener
+from jaxqmix.runner import Callback
 
 RESULTS = Path(__file__).parent / "results"
 IN_A_ROW = 3
@@ -164,7 +164,7 @@ class CompileClock:
         return total
 
 
-class Stopwatch(Listener):
+class Stopwatch(Callback):
     """Notes when each evaluation of a run came, and what it found."""
 
     def __init__(self) -> None:
@@ -176,7 +176,7 @@ class Stopwatch(Listener):
         """Since it was made, compilation included."""
         return time.perf_counter() - self.started
 
-    def evaluated(self, report: dict[str, Any]) -> None:
+    def on_evaluation(self, report: dict[str, Any]) -> None:
         """Keeps the evaluation with the clock."""
         kept = {name: report[name] for name in ("env_steps", "final", *METRICS)}
         kept["seconds"] = self.seconds

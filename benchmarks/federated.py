@@ -115,7 +115,7 @@ def federated(
     """Trains the global policy for each seed; yields the agent's weights, and env steps."""
     program = make_program(config, federation, sites)
     for seed in seeds:
-        state, steps = program.initialise(seed), 0
+        state, steps = program.init(seed), 0
         for _ in range(federation.rounds):
             state, outcome = program.round(state)
             steps += int(outcome.env_steps.sum())
@@ -131,8 +131,8 @@ def central(
     env = AllSites(own.config, own.domain, sites=ranges([site.domain for site in sites]))
     trainer = make_trainer(config, env=env)
     for seed in seeds:
-        state, _ = trainer.iterate(trainer.initialise(seed), np.int32(config.iterations))
-        yield state.learner.average["agent"], config.iterations * config.iteration_steps
+        state, _ = trainer.iterate(trainer.init(seed), np.int32(config.iterations))
+        yield state.learner.ema["agent"], config.iterations * config.iteration_steps
 
 
 def alone(
@@ -152,8 +152,8 @@ def alone(
     steps = iterations_of_round(config, once) * config.iteration_steps * count
     tune = make_tuner(program, each, clock=0)
     for seed in seeds:
-        states = tune(program.initialise(seed))
-        yield by_number(program, [state.learner.average["agent"] for state in states]), steps
+        states = tune(program.init(seed))
+        yield by_number(program, [state.learner.ema["agent"] for state in states]), steps
 
 
 def flown(evaluate: SitesEvaluator, agent: Any, known: int, given: Any) -> dict[str, float]:

@@ -41,7 +41,7 @@ from jaxqmix.config import RunConfig
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.metrics import read
 from jaxqmix.presets import preset
-from jaxqmix.runner import Listener, train
+from jaxqmix.runner import Callback, train
 from jaxqmix.training import make_trainer
 from jaxqmix.validate import MISSION
 
@@ -77,7 +77,7 @@ def training(config: RunConfig, repeats: int, trace: bool = False) -> dict[str, 
     trainer = make_trainer(config)
     at_once = max(1, 200_000 // config.iteration_steps)
     program, needs = compile_program(trainer.iterate, trainer.state_shapes, at_once)
-    call = chained(lambda state: program(state, at_once)[0], trainer.initialise(0))
+    call = chained(lambda state: program(state, at_once)[0], trainer.init(0))
     seconds = measure(call, repeats)
     found = {
         "preset": config.preset,
@@ -142,7 +142,7 @@ def world(config: RunConfig, swarms: int, repeats: int, observations: bool) -> d
     }
 
 
-class Stopwatch(Listener):
+class Stopwatch(Callback):
     """Notes when a run had compiled, when it evaluated, and its own env steps/s."""
 
     def __init__(self):
@@ -151,11 +151,11 @@ class Stopwatch(Listener):
     def _now(self) -> float:
         return round(time.perf_counter() - self.started, 2)
 
-    def compiled(self, seconds: float, programs: int, cached: int) -> None:
+    def on_compiled(self, seconds: float, programs: int, cached: int) -> None:
         """The programs are ready."""
         self.noted |= {"compile_seconds": seconds, "programs": programs, "cached": cached}
 
-    def evaluated(self, report: dict[str, Any]) -> None:
+    def on_evaluation(self, report: dict[str, Any]) -> None:
         """An evaluation, and whether it met the criteria."""
         kept = ("env_steps", "final", "t90", "coverage", "return", "collided_drones")
         row = {name: report[name] for name in kept}
@@ -167,7 +167,7 @@ def whole_run(config: RunConfig) -> dict[str, Any]:
     """`jaxqmix train` from nothing but the cache: its speed, evaluations and seconds in all."""
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
-        train(config, Path(folder) / "run", listener=watch)
+        train(config, Path(folder) / "run", callback=watch)
         reports = [row for row in read(Path(folder) / "run") if row["kind"] == "training"]
     speeds = sorted(row["env_steps_per_second"] for row in reports[1:] or reports)
     return {

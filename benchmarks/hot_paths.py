@@ -151,7 +151,7 @@ def evaluating(run: RunConfig, swarms: int, symmetric: bool) -> float:
     """Microseconds per env step of whole episodes under a greedy policy, on all devices."""
     trainer = make_trainer(with_settings(run, "evaluation", symmetric=symmetric))
     fly = evaluator(trainer.env, trainer.policy, swarms)
-    parameters = trainer.initialise(0).learner.average["agent"]
+    parameters = trainer.init(0).learner.ema["agent"]
     seconds = measure(lambda: fly(parameters, 0, swarms), repeats=3)["median"]
     return seconds / run.env.horizon / swarms * 1e6
 

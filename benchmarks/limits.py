@@ -52,9 +52,9 @@ def main() -> None:
         for report in planner_reports(preset(name), names=arguments.planners, **flown).values()
     ]
     for run in arguments.runs:
-        flyer = api.load_policy(run)
-        report, _ = api.evaluate(flyer, **flown)
-        rows.append(row_of(flyer.config.preset, report | {"policy": str(run)}))
+        loaded = api.load_policy(run)
+        report, _ = api.evaluate(loaded, **flown)
+        rows.append(row_of(loaded.config.preset, report | {"policy": str(run)}))
     save("limits", rows, arguments.out)
     show(
         f"{arguments.episodes} unseen cities each; limit and t90 are means, in env steps",

@@ -52,24 +52,24 @@ def reached(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def to_the_horizon(flyer: api.Flyer, episodes: int = 256) -> dict[str, Any]:
+def to_the_horizon(loaded: api.LoadedPolicy, episodes: int = 256) -> dict[str, Any]:
     """Flies on when the mission is complete: final coverage, and mean coverage over time."""
-    report, _ = api.evaluate(flyer, episodes=episodes, to_horizon=True, curve=True)
+    report, _ = api.evaluate(loaded, episodes=episodes, to_horizon=True, curve=True)
     figures = {name: report[name] for name in METRICS}
     return figures | {"coverage_over_time": report["coverage_over_time"]["mean"]}
 
 
 def fly_planner(name: str, config: RunConfig) -> dict[str, Any]:
     """A planner's evaluation, to the mission's end and to the horizon."""
-    flyer = api.scripted(name, config)
-    report, _ = api.evaluate(flyer)
-    return report | {"to_the_horizon": to_the_horizon(flyer)}
+    loaded = api.scripted(name, config)
+    report, _ = api.evaluate(loaded)
+    return report | {"to_the_horizon": to_the_horizon(loaded)}
 
 
 def train_seed(config: RunConfig, folder: Path) -> dict[str, Any]:
     """Trains one seed; its final evaluations, learning curve and times."""
     watch = Stopwatch()
-    report = train(config, folder, listener=watch)
+    report = train(config, folder, callback=watch)
     report["seconds"] = watch.seconds
     report |= reached(watch.evaluations)
     report["curve"] = watch.evaluations

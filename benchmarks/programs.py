@@ -9,7 +9,7 @@ import jax
 from common import chained, compile_program
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxqmix.distributed import SPREAD, SWARMS, make_mesh, on_each_device, place, shardings
+from jaxqmix.distributed import SHARDED, SWARMS, make_mesh, on_each_device, place, shardings
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.planners import Random
 from jaxqmix.rollout import Swarms, begin, fly_step
@@ -18,7 +18,7 @@ from jaxqmix.types import Sequences, replace
 
 def over_swarms(function: Callable, mesh: Mesh) -> Callable:
     """Runs a function of one device's swarms on every device; see `jaxqmix.distributed`."""
-    return on_each_device(function, mesh, SPREAD, SPREAD)
+    return on_each_device(function, mesh, SHARDED, SHARDED)
 
 
 def swarm_mesh(swarms: int) -> Mesh:
@@ -29,13 +29,13 @@ def swarm_mesh(swarms: int) -> Mesh:
 def swarm_keys(seed: int, swarms: int, mesh: Mesh | None = None) -> jax.Array:
     """A key for each swarm, on its device; `swarm_mesh` by default."""
     keys = jax.random.split(jax.random.key(seed), swarms)
-    return place(keys, mesh or swarm_mesh(swarms), SPREAD)
+    return place(keys, mesh or swarm_mesh(swarms), SHARDED)
 
 
 def sequence_specs() -> Sequences:
-    """How a rollout's sequences are spread: along their second axis, memory along its first."""
+    """How a rollout's sequences are spread: along the second axis, hidden states the first."""
     specs = dict.fromkeys(Sequences.__dataclass_fields__, PartitionSpec(None, SWARMS))
-    return Sequences(**(specs | {"memory": SPREAD}))
+    return Sequences(**(specs | {"hidden_state": SHARDED}))
 
 
 def begin_program(env: UrbanGrid, swarms: int) -> tuple[Callable, dict[str, float]]:
@@ -73,7 +73,7 @@ def flight_program(
     keys = swarm_keys(1, swarms.done.shape[0], mesh)
     carry = (keys, swarms if observations else without_observation(swarms))
     # Pinned, for the compiler takes empty arrays apart, and the program would not fit its output.
-    pinned = shardings(mesh, SPREAD)
+    pinned = shardings(mesh, SHARDED)
     program, needs = compile_program(
         over_swarms(fly, mesh), carry, donate_argnums=0, out_shardings=pinned
     )

@@ -18,7 +18,7 @@ from common import chained, seconds_of
 from jaxqmix.config import EnvConfig, LearnerConfig, ReplayConfig, RunConfig, TrainingConfig
 from jaxqmix.presets import preset
 from jaxqmix.training import Trainer, make_trainer
-from jaxqmix.types import Events, Observation, Timestep, record, replace
+from jaxqmix.types import Events, Observation, Timestep, pytree_dataclass, replace
 
 WORLDS = ("MPE_simple_spread_v3", "HeuristicEnemySMAX")
 HORIZON = 26
@@ -143,7 +143,7 @@ def matched(algorithm: str, settings: dict[str, Any]) -> RunConfig:
     )  # fmt: skip
 
 
-@record
+@pytree_dataclass
 class SpreadState:
     """A state of simple_spread, with what our training loop looks for."""
 

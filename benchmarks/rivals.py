@@ -106,7 +106,7 @@ def fed_marl(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield row("fed-marl world", setting, "env steps/s", found)
             theirs.make_agent()
             trainer = make_trainer(config)
-            state, work = trainer.initialise(0), config.iteration_steps
+            state, work = trainer.init(0), config.iteration_steps
             ours = our_training(state, trainer.iterate, work, arguments.seconds)
             found = versus(ours, theirs_per_second(theirs.train_step), arguments.repeats)
             yield row("fed-marl training", setting, "env steps/s", found)
@@ -137,7 +137,7 @@ def jaxmarl_training(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         theirs_world = rival_jaxmarl.trainer_in(world, config)
         for where, each in {"their world": theirs_world, "our world": trainer}.items():
             ours = our_training(
-                each.initialise(0), each.iterate, config.iteration_steps, arguments.seconds
+                each.init(0), each.iterate, config.iteration_steps, arguments.seconds
             )
             found = versus(ours, theirs, arguments.repeats)
             setting = f"{algorithm}, 3 drones, {settings['NUM_ENVS']} swarms"

@@ -21,7 +21,7 @@ from common import parse, parser, save, show, with_env, with_training
 from jaxqmix import api
 from jaxqmix.compilation import enable_cache, jit
 from jaxqmix.config import RunConfig
-from jaxqmix.distributed import COPIED, SPREAD, make_mesh, on_each_device
+from jaxqmix.distributed import REPLICATED, SHARDED, make_mesh, on_each_device
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import EVALUATION
 from jaxqmix.planners import PLANNERS
@@ -69,7 +69,7 @@ def flights(
         world = Fixed(env.config, env.domain, values)
         return fly_episodes(keys, world, policy)[0]
 
-    everywhere = jit(on_each_device(fly, mesh, (COPIED, COPIED, SPREAD), SPREAD))
+    everywhere = jit(on_each_device(fly, mesh, (REPLICATED, REPLICATED, SHARDED), SHARDED))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0), EVALUATION), episodes)
 
     def mean(values: dict[str, float], policy: Policy) -> dict[str, float]:
@@ -87,21 +87,21 @@ def over_seeds(reports: list[dict[str, float]]) -> dict[str, Any]:
     return means | {"seeds": len(reports), "t90_range": [min(t90), max(t90)]}
 
 
-def conditions(flyers: list[api.Flyer], episodes: int) -> list[dict[str, Any]]:
-    """One row for every condition, of flyers that differ by nothing but their parameters."""
-    first, seeds = flyers[0], [flyer.policy for flyer in flyers]
+def conditions(loaded_policies: list[api.LoadedPolicy], episodes: int) -> list[dict[str, Any]]:
+    """One row for every condition, of policies that differ by nothing but their parameters."""
+    first, seeds = loaded_policies[0], [loaded.policy for loaded in loaded_policies]
     sweeps = [(name, value) for name, values in SWEEPS.items() for value in values]
     fly = flights(first.env, episodes)
     found = [(item, [fly(dict([item]), seed) for seed in seeds]) for item in sweeps]
     for zones in ZONES:
         world = with_env(first.config, no_fly_zones=zones)
         fly = flights(api.make(world), episodes)
-        flown = [fly({}, flyer.under(world).policy) for flyer in flyers]
+        flown = [fly({}, loaded.under(world).policy) for loaded in loaded_policies]
         found.append((("no_fly_zones", zones), flown))
     for drones, side in SIZES:
         world = resized(first.config, drones, side)
         fly = flights(api.make(world), episodes)
-        flown = [fly({}, flyer.under(world).policy) for flyer in flyers]
+        flown = [fly({}, loaded.under(world).policy) for loaded in loaded_policies]
         name = f"drones, {world.env.city_width / 1000:g} km"
         found.append(((name, world.env.drones), flown))
     return [
@@ -126,11 +126,11 @@ def main() -> None:
     line.add_argument("--name", default="robustness", help="of the result file")
     arguments = parse(line)
     enable_cache()
-    flyers = [api.load_policy(run) for run in arguments.runs]
-    trained = flyers[0].config
-    if len({repr(with_training(flyer.config, seed=0)) for flyer in flyers}) > 1:
+    loaded_policies = [api.load_policy(run) for run in arguments.runs]
+    trained = loaded_policies[0].config
+    if len({repr(with_training(loaded.config, seed=0)) for loaded in loaded_policies}) > 1:
         line.error("runs must differ by nothing but the seed")
-    policies = [flyers, *([api.scripted(name, trained)] for name in arguments.planners)]
+    policies = [loaded_policies, *([api.scripted(name, trained)] for name in arguments.planners)]
     rows = [row for those in policies for row in conditions(those, arguments.episodes)]
     show(
         f"{trained.preset}, {arguments.episodes} unseen cities for each condition",

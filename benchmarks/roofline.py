@@ -35,7 +35,7 @@ from programs import (
 )
 
 from jaxqmix.compilation import materialise
-from jaxqmix.distributed import COPIED, SPREAD, on_each_device, place
+from jaxqmix.distributed import REPLICATED, SHARDED, on_each_device, place
 from jaxqmix.env.observation import fine_blocks, views
 from jaxqmix.env.sensing import FINE_WINDOW, footprint_mask
 from jaxqmix.presets import PRESETS, preset
@@ -134,16 +134,16 @@ def update_seconds(trainer: Trainer, repeats: int) -> tuple[float, int]:
         key, now = jax.random.split(carry[0])
         return key, trainer.learner.update(now, carry[1], batch)[0]
 
-    state = trainer.initialise(0)
+    state = trainer.init(0)
     inputs = (
         swarm_keys(0, state.swarms.done.size, mesh),
         state.swarms,
         state.learner.parameters["agent"],
     )
-    spread = on_each_device(fly, mesh, (SPREAD, SPREAD, COPIED), sequence_specs())
+    spread = on_each_device(fly, mesh, (SHARDED, SHARDED, REPLICATED), sequence_specs())
     batch = compile_program(spread, *inputs)[0](*inputs)
-    carry = (place(jax.random.key(1), mesh, COPIED), state.learner)
-    spread = on_each_device(update, mesh, (COPIED, sequence_specs()), COPIED)
+    carry = (place(jax.random.key(1), mesh, REPLICATED), state.learner)
+    spread = on_each_device(update, mesh, (REPLICATED, sequence_specs()), REPLICATED)
     program, _ = compile_program(spread, carry, batch, donate_argnums=0)
     seconds = measure(chained(lambda carry: program(carry, batch), carry), repeats)["median"]
     return seconds, update_operations(trainer, batch.observation.state.shape[-1])

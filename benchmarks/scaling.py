@@ -59,7 +59,7 @@ def trainers(seeds: int, config: RunConfig, repeats: int) -> dict[str, Any]:
     """A training iteration, several seeds side by side in one program."""
     trainer = make_trainer(config, seeds=seeds)
     program, needs = compile_program(trainer.iterate, trainer.state_shapes, 1)
-    state = trainer.initialise(range(seeds))
+    state = trainer.init(range(seeds))
     seconds = measure(chained(lambda state: program(state, 1)[0], state), repeats)
     work = seeds * config.iteration_steps
     return row("seeds", seeds, config.env.drones, work, seconds, needs)

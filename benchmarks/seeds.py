@@ -21,7 +21,7 @@ def training(config: RunConfig, seeds: int | None, iterations: int) -> tuple[Cal
     program needs."""
     trainer = make_trainer(config, seeds)
     program, needs = compile_program(trainer.iterate, trainer.state_shapes, iterations)
-    state = trainer.initialise(0 if seeds is None else range(seeds))
+    state = trainer.init(0 if seeds is None else range(seeds))
     work = (seeds or 1) * iterations * config.iteration_steps
 
     def train() -> Any:

@@ -47,7 +47,7 @@ class Race(Stopwatch):
         """Called after every evaluation."""
         if self.met:
             return
-        super().evaluated(report)
+        super().on_evaluation(report)
         self.evaluations[-1]["compile_seconds"] = self.compiling.seconds
         self.met = good_enough(self.evaluations)
         if self.met:
@@ -58,7 +58,7 @@ def time_seed(config: RunConfig) -> dict[str, Any]:
     """Trains one seed until it is good enough or its budget is spent."""
     with tempfile.TemporaryDirectory() as folder:
         watch = Race(CompileClock())
-        train(config, Path(folder) / "run", listener=watch)
+        train(config, Path(folder) / "run", callback=watch)
     result = {"seed": config.training.seed, "evaluations": periodic(watch.evaluations)}
     if watch.met is None:
         return result | {"seconds": None, "compile_seconds": None, "env_steps": None}

@@ -32,9 +32,9 @@ from common import (
 from programs import flight_program, next_keys, sequence_specs, swarm_keys
 
 from jaxqmix.config import RunConfig
-from jaxqmix.distributed import COPIED, SPREAD, on_each_device, shardings
+from jaxqmix.distributed import REPLICATED, SHARDED, on_each_device, shardings
 from jaxqmix.presets import PRESETS, preset
-from jaxqmix.rollout import Swarms, refresh, refreshed, rollout
+from jaxqmix.rollout import Swarms, auto_reset, auto_reset_count, rollout
 from jaxqmix.training import Trainer, make_trainer
 
 STAGES = ("world", "observation", "network", "update")
@@ -55,21 +55,21 @@ def rollout_stages(trainer: Trainer, repeats: int) -> dict[str, float]:
 
     def begin_anew(keys: jax.Array, swarms: Swarms, parameters: Any) -> tuple:
         keys, now = next_keys(keys)
-        count = refreshed(env.config, keys.shape[0], steps)
-        return keys, refresh(
+        count = auto_reset_count(env.config, keys.shape[0], steps)
+        return keys, auto_reset(
             now[0], swarms, env, trainer.policy(parameters, jnp.float32(0.5)), count
         )
 
-    def explore(keys: jax.Array, swarms: Swarms, parameters: Any) -> tuple:
+    def epsilon_greedy(keys: jax.Array, swarms: Swarms, parameters: Any) -> tuple:
         keys, now = next_keys(keys)
         policy = trainer.policy(parameters, jnp.float32(0.5))
         swarms, sequences, _ = rollout(now[0], swarms, policy, env, steps)
         return keys, swarms, sequences
 
     def seconds(function: Callable, *outputs: Any) -> float:
-        state = trainer.initialise(0)
+        state = trainer.init(0)
         parameters, carry = state.learner.parameters["agent"], (keys, state.swarms)
-        spread = on_each_device(function, trainer.mesh, (SPREAD, SPREAD, COPIED), outputs)
+        spread = on_each_device(function, trainer.mesh, (SHARDED, SHARDED, REPLICATED), outputs)
         pinned = shardings(trainer.mesh, outputs)
         program, _ = compile_program(
             spread, *carry, parameters, donate_argnums=1, out_shardings=pinned
@@ -77,13 +77,13 @@ def rollout_stages(trainer: Trainer, repeats: int) -> dict[str, float]:
         return timed(chained(lambda c: program(*c, parameters)[:2], carry), repeats)["median"]
 
     flown, observed = (
-        timed(flight_program(env, trainer.initialise(0).swarms, steps, seen)[0], repeats)["median"]
+        timed(flight_program(env, trainer.init(0).swarms, steps, seen)[0], repeats)["median"]
         for seen in (False, True)
     )
     return {
-        "world": flown + seconds(begin_anew, SPREAD, SPREAD),
+        "world": flown + seconds(begin_anew, SHARDED, SHARDED),
         "observation": observed - flown,
-        "network": seconds(explore, SPREAD, SPREAD, sequence_specs()) - observed,
+        "network": seconds(epsilon_greedy, SHARDED, SHARDED, sequence_specs()) - observed,
     }
 
 
@@ -94,7 +94,7 @@ def measure_training(config: RunConfig, modes: list[str], repeats: int) -> list[
         trainer = make_trainer(with_training(config, mode=mode))
         if not rows:
             stages = rollout_stages(trainer, repeats)
-        state = trainer.initialise(0)
+        state = trainer.init(0)
         program, needs = compile_program(trainer.iterate, state, 1)
         seconds = timed(chained(lambda s, run=program: run(s, 1)[0], state), repeats)
         update = seconds["median"] - sum(stages.values())

@@ -12,11 +12,11 @@ The names below load when they are first used, so that `import jaxqmix` is quick
                           a literal city
   train(config, out)      trains a run in a folder and shows its progress; with `seeds=5` five of
                           them side by side
-  load_policy(path)       a trained policy with its config: a `Flyer`
-  scripted(name, config)  a scripted planner, one of `PLANNERS`, with a config: a `Flyer`; `planner`
-                          is the policy alone
+  load_policy(path)       a trained policy with its config: a `LoadedPolicy`
+  scripted(name, config)  a scripted planner, one of `PLANNERS`, with a config: a
+                          `LoadedPolicy`; `planner` is the policy alone
   evaluate(policy, config)
-                          flies held-out cities and judges a flyer or, with a config, any policy
+                          flies held-out cities and judges a loaded or any other policy
   record(policy, config)  one recorded episode; `recorder` lets you choose the world
   show(episode)           draws it in a notebook; `draw` draws it into a file; both also take what
                           `record` takes
@@ -34,12 +34,13 @@ The names below load when they are first used, so that `import jaxqmix` is quick
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # What type checkers and editors read; the names are those of `_HOMES`.
-    from jaxqmix.api import Flyer as Flyer
+    from jaxqmix.api import LoadedPolicy as LoadedPolicy
     from jaxqmix.api import draw as draw
     from jaxqmix.api import evaluate as evaluate
     from jaxqmix.api import load_policy as load_policy
@@ -93,7 +94,7 @@ _HOMES = {
     "recorder": "jaxqmix.api",
     "show": "jaxqmix.api",
     "draw": "jaxqmix.api",
-    "Flyer": "jaxqmix.api",
+    "LoadedPolicy": "jaxqmix.api",
     "draw_observation": "jaxqmix.render.observation",
     "LearnedPolicy": "jaxqmix.training",
     "Policy": "jaxqmix.types",
@@ -105,9 +106,16 @@ _HOMES = {
     "ACTIONS": "jaxqmix.types",
 }
 __all__ = sorted(_HOMES)
+_RENAMED = {"Flyer": "LoadedPolicy"}
+"""Former names, kept for one version."""
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        warnings.warn(
+            f"jaxqmix.{name} is now jaxqmix.{_RENAMED[name]}", DeprecationWarning, stacklevel=2
+        )
+        name = _RENAMED[name]
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'jaxqmix' has no attribute '{name}'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from jaxqmix.maps import CityMap, stack, with_city, without_city
 from jaxqmix.metrics import flat_settings
 from jaxqmix.planners import planner
 from jaxqmix.rollout import fly_episodes
-from jaxqmix.runner import Listener
+from jaxqmix.runner import Callback
 from jaxqmix.training import greedy_policy, make_parts
 from jaxqmix.types import EnvParams, Episode, Policy, State, Timestep, replace
 
@@ -69,7 +70,7 @@ def make(
 
 
 @dataclasses.dataclass(frozen=True)
-class Flyer:
+class LoadedPolicy:
     """A policy with the config that it flies under; `load_policy` and `scripted` make it.
 
     `policy` chooses actions for one swarm (see `jaxqmix.Policy`).
@@ -91,7 +92,7 @@ class Flyer:
         """The world that the policy flies in."""
         return make(self.config)
 
-    def under(self, config: RunConfig) -> Flyer:
+    def under(self, config: RunConfig) -> LoadedPolicy:
         """The same policy under another config: another weather, say, or more drones."""
         require_config(config)
         return dataclasses.replace(self, config=config, origin=self.origin or self.config)
@@ -109,7 +110,7 @@ def load_policy(
     drones: int | None = None,
     city: str | Path | None = None,
     **settings: Any,
-) -> Flyer:
+) -> LoadedPolicy:
     """A trained policy.
 
     Args:
@@ -126,14 +127,14 @@ def load_policy(
     enable_cache()
     trained, parameters, _ = checkpoints.load(Path(path))
     make_policy = functools.partial(learned_policy, trained, parameters["agent"])
-    flyer = Flyer(trained.learner.mixer, trained, make_policy)
+    loaded = LoadedPolicy(trained.learner.mixer, trained, make_policy)
     if drones is not None:
         settings["env.drones"] = drones
     if not settings and city is None:
-        return flyer
+        return loaded
     config = with_city(trained.replace(**settings), city)
     check_observation(config, trained)
-    return flyer.under(config)
+    return loaded.under(config)
 
 
 def learned_policy(trained: RunConfig, parameters: Parameters, config: RunConfig) -> Policy:
@@ -161,7 +162,7 @@ def check_observation(config: RunConfig, trained: RunConfig) -> None:
 
 def scripted(
     name: str, config: RunConfig, drones: int | None = None, city: str | Path | None = None
-) -> Flyer:
+) -> LoadedPolicy:
     """A scripted planner under a run's config.
 
     Args:
@@ -177,12 +178,12 @@ def scripted(
     require_config(config)
     # A planner knows the true state, whatever a trained policy was blind to.
     config = config.replace(**{"env.blind_to": ()})
-    flyer = Flyer(name, config, functools.partial(planned_policy, name))
+    loaded = LoadedPolicy(name, config, functools.partial(planned_policy, name))
     if drones is not None:
         config = config.replace(**{"env.drones": drones})
     config = with_city(config, city)
     planner(name, config.env)  # raises
-    return flyer.under(config)
+    return loaded.under(config)
 
 
 def planned_policy(name: str, config: RunConfig) -> Policy:
@@ -206,27 +207,27 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def as_flyer(
-    policy: Flyer | Policy | Callable,
+def as_loaded_policy(
+    policy: LoadedPolicy | Policy | Callable,
     config: RunConfig | None = None,
     city: str | Path | CityMap | None = None,
-) -> tuple[Flyer, UrbanGrid]:
+) -> tuple[LoadedPolicy, UrbanGrid]:
     """Any policy with the config that it flies under, and the world.
 
     Args:
-      policy: a flyer, a policy, or a function `(key, state, timestep, memory) -> (actions, memory)`
-        without memory (then it gets `()`).
-      config: required with a bare policy; takes the place of a flyer's own.
+      policy: a loaded policy, a policy, or a function `(key, state, timestep, hidden_state) ->
+        (actions, hidden_state)` without a hidden state (then it gets `()`).
+      config: required with a bare policy; takes the place of a loaded policy's own.
       city: as of `make`.
 
     Raises:
       ConfigError: when it is none of these, or does not fit the world.
     """
-    if isinstance(policy, Flyer):
-        flyer = policy if config is None else policy.under(config)
+    if isinstance(policy, LoadedPolicy):
+        loaded = policy if config is None else policy.under(config)
     else:
         words = "must be a policy: jaxqmix.load_policy(run), jaxqmix.scripted(name, config), or a "
-        words += "function (key, state, timestep, memory) -> (actions, memory)"
+        words += "function (key, state, timestep, hidden_state) -> (actions, hidden_state)"
         require(callable(policy) and not isinstance(policy, type), "policy", shown(policy), words)
         if config is None:
             refuse("config", None, "give the RunConfig under which the policy flies")
@@ -234,15 +235,15 @@ def as_flyer(
         name = getattr(policy, "__name__", type(policy).__name__)
         flown: Policy = policy if is_tree(policy) else Opaque(policy)  # type: ignore[assignment]
         check_policy(flown, config)
-        flyer = Flyer(name, config, lambda _: flown)
+        loaded = LoadedPolicy(name, config, lambda _: flown)
     if city is not None:
-        flyer = flyer.under(with_city(flyer.config, city))
-    return flyer, make(flyer.config, city=city if isinstance(city, CityMap) else None)
+        loaded = loaded.under(with_city(loaded.config, city))
+    return loaded, make(loaded.config, city=city if isinstance(city, CityMap) else None)
 
 
 def is_tree(policy: Any) -> bool:
     """Whether a policy is a pytree: programs then take its arrays as arguments."""
-    return not jax.tree_util.all_leaves([policy]) and hasattr(policy, "initial_memory")
+    return not jax.tree_util.all_leaves([policy]) and hasattr(policy, "initial_hidden_state")
 
 
 @jax.tree_util.register_static
@@ -252,27 +253,34 @@ class Opaque:
 
     policy: Any
 
-    def initial_memory(self) -> Any:
+    def initial_hidden_state(self) -> Any:
         """The policy's, or () where it has none."""
-        own = getattr(self.policy, "initial_memory", None)
+        own = getattr(self.policy, "initial_hidden_state", None)
+        if own is None and hasattr(self.policy, "initial_memory"):  # kept for one version
+            warnings.warn(
+                "initial_memory() of a policy is now initial_hidden_state()",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            own = self.policy.initial_memory
         return () if own is None else own()
 
-    def __call__(self, key: jax.Array, state: State, timestep: Timestep, memory: Any):
+    def __call__(self, key: jax.Array, state: State, timestep: Timestep, hidden_state: Any):
         """See `Policy`."""
-        return self.policy(key, state, timestep, memory)
+        return self.policy(key, state, timestep, hidden_state)
 
 
 def check_policy(policy: Policy, config: RunConfig) -> None:
-    """Raises `ConfigError` when a policy's actions or memory have other shapes than promised."""
+    """Raises `ConfigError` when a policy's actions or hidden state have wrong shapes."""
     env = make(config)
 
     def first(key: jax.Array) -> tuple:
         state, timestep = env.reset(key, env.draw_params(key))
-        memory = jax.tree.map(jnp.asarray, policy.initial_memory())
-        output = policy(key, state, timestep, memory)
+        hidden_state = jax.tree.map(jnp.asarray, policy.initial_hidden_state())
+        output = policy(key, state, timestep, hidden_state)
         pair = isinstance(output, tuple) and len(output) == 2
-        require(pair, "policy", shown(output), "must return a pair: actions and memory")
-        return jnp.asarray(output[0]), memory, jax.tree.map(jnp.asarray, output[1])
+        require(pair, "policy", shown(output), "must return a pair: actions and hidden state")
+        return jnp.asarray(output[0]), hidden_state, jax.tree.map(jnp.asarray, output[1])
 
     def kinds(tree: Any) -> tuple:
         leaves, structure = jax.tree.flatten(tree)
@@ -282,8 +290,8 @@ def check_policy(policy: Policy, config: RunConfig) -> None:
     right = actions.shape == (config.env.drones,) and jnp.issubdtype(actions.dtype, jnp.integer)
     returned = f"{actions.dtype}{list(actions.shape)}"
     require(right, "policy's actions", returned, f"must be integers [{config.env.drones}]")
-    same = "must have the structure, shapes and types of initial_memory()"
-    require(kinds(before) == kinds(after), "policy's memory", shown(after), same)
+    same = "must have the structure, shapes and types of initial_hidden_state()"
+    require(kinds(before) == kinds(after), "policy's hidden state", shown(after), same)
 
 
 @functools.lru_cache(maxsize=32)
@@ -311,7 +319,7 @@ def recording(env: UrbanGrid) -> Callable[[Policy, EnvParams, Any], Episode]:
 
 
 def evaluate(
-    policy: Flyer | Policy | Callable,
+    policy: LoadedPolicy | Policy | Callable,
     config: RunConfig | None = None,
     *,
     episodes: int = 256,
@@ -343,26 +351,26 @@ def evaluate(
     """
     require_whole("episodes", episodes, 1, 2**31 - 1)
     require_whole("seed", seed, 0, 2**32 - 1)
-    flyer, env = as_flyer(policy, config, city)
-    config = flyer.config
+    loaded, env = as_loaded_policy(policy, config, city)
+    config = loaded.config
     if to_horizon:
         env = dataclasses.replace(env, config=replace(env.config, coverage_target=1.0))
     fly = program(env, min(int(episodes), config.evaluation.episodes), keep)
-    metrics, recorded = fly(flyer.policy, int(seed), int(episodes))
+    metrics, recorded = fly(loaded.policy, int(seed), int(episodes))
     summary = summarise(metrics)
     report = {
         "preset": config.preset,
-        "policy": flyer.name,
+        "policy": loaded.name,
         "episodes": int(episodes),
         "drones": config.env.drones,
         "seed": int(seed),
         "to_horizon": to_horizon,
-        "changed": flyer.changed,
+        "changed": loaded.changed,
         **summary,
         "success": success(summary, config.evaluation),
     }
-    if flyer.config.env.city:
-        report["city"] = flyer.config.env.city
+    if loaded.config.env.city:
+        report["city"] = loaded.config.env.city
     if curve:
         report["coverage_over_time"] = coverage_over_time(metrics)
     return report, recorded
@@ -376,7 +384,7 @@ def require_whole(setting: str, value: Any, low: int, high: int) -> None:
 
 
 def record(
-    policy: Flyer | Policy | Callable,
+    policy: LoadedPolicy | Policy | Callable,
     config: RunConfig | None = None,
     *,
     seed: int = 0,
@@ -385,13 +393,13 @@ def record(
     """One recorded episode, for `jaxqmix.show` and `jaxqmix.render.render`; arguments as of
     `evaluate`."""
     require_whole("seed", seed, 0, 2**32 - 1)
-    flyer, env = as_flyer(policy, config, city)
-    _, episodes = program(env, 1, True)(flyer.policy, int(seed), 1)
+    loaded, env = as_loaded_policy(policy, config, city)
+    _, episodes = program(env, 1, True)(loaded.policy, int(seed), 1)
     return jax.tree.map(lambda leaf: leaf[0], episodes)
 
 
 def recorder(
-    policy: Flyer | Policy | Callable,
+    policy: LoadedPolicy | Policy | Callable,
     config: RunConfig | None = None,
     *,
     city: str | Path | CityMap | None = None,
@@ -400,8 +408,8 @@ def recorder(
 
     The world is an argument, so that another wind or another link compiles nothing anew:
 
-        fly = recorder(flyer)
-        params = flyer.env.draw_params(jax.random.key(0))
+        fly = recorder(loaded)
+        params = loaded.env.draw_params(jax.random.key(0))
         calm, storm = fly(params, 0), fly(replace(params, wind=jnp.array([15.0, 0.0])), 0)
 
     Args:
@@ -413,17 +421,17 @@ def recorder(
       `fly(params, seed)`: one episode. The seed decides the city, the starts and all chances, as
       in `record`.
     """
-    flyer, env = as_flyer(policy, config, city)
+    loaded, env = as_loaded_policy(policy, config, city)
     fly = recording(env)
 
     def one(params: EnvParams, seed: int = 0) -> Episode:
-        return jax.device_get(fly(flyer.policy, params, np.uint32(seed)))
+        return jax.device_get(fly(loaded.policy, params, np.uint32(seed)))
 
     return one
 
 
 def show(
-    episode: Episode | Flyer | Policy | Callable,
+    episode: Episode | LoadedPolicy | Policy | Callable,
     config: RunConfig | None = None,
     *,
     cell_size: float | None = None,
@@ -449,7 +457,7 @@ def show(
 
 
 def draw(
-    episode: Episode | Flyer | Policy | Callable,
+    episode: Episode | LoadedPolicy | Policy | Callable,
     out: str | Path,
     config: RunConfig | None = None,
     *,
@@ -484,9 +492,9 @@ def recorded(
 ) -> tuple[Episode, dict[str, Any]]:
     """An episode, flown where it is a policy, and its cell size and title."""
     if not isinstance(episode, Episode):
-        flyer, _ = as_flyer(episode, config)
-        about = {"cell_size": flyer.config.env.cell_size, "title": flyer.name}
-        return record(flyer, seed=seed), about
+        loaded, _ = as_loaded_policy(episode, config)
+        about = {"cell_size": loaded.config.env.cell_size, "title": loaded.name}
+        return record(loaded, seed=seed), about
     if cell_size is None and isinstance(config, RunConfig):
         cell_size = config.env.cell_size
     allowed = "give the side of a grid cell in metres, or the config"
@@ -500,7 +508,7 @@ def train(
     resume: bool = False,
     *,
     quiet: bool = False,
-    listener: Listener | None = None,
+    callback: Callback | None = None,
     wandb: str | None = None,
     seeds: int | None = None,
 ) -> dict[str, Any] | list[dict[str, Any]] | None:
@@ -512,7 +520,7 @@ def train(
       resume: continue from the newest checkpoint there; the state goes on bit for bit on the same
         machine, versions and number of devices.
       quiet: show nothing.
-      listener: hears of the progress, instead of showing it.
+      callback: hears of the progress, instead of showing it.
       wandb: also log to this project of Weights & Biases (extra `wandb`); not with `seeds`.
       seeds: train so many runs side by side in one program, with the config's seed and those that
         follow, in `out/seed-0` and so on; see `jaxqmix.seeds.train_seeds`.
@@ -531,11 +539,11 @@ def train(
     path = isinstance(out, str | os.PathLike)
     require(path, "out", shown(out), "must be a folder, such as 'runs/first'")
     enable_cache()
-    listener = listener or (Listener() if quiet else console.listener(Path(out), seeds))
+    callback = callback or (Callback() if quiet else console.callback(Path(out), seeds))
     if seeds is None:
-        return runner.train(config, out, resume, listener, wandb)
+        return runner.train(config, out, resume, callback, wandb)
     require(wandb is None, "wandb", wandb, "with seeds, runs log to TensorBoard")
-    return train_seeds(config, out, seeds, resume, listener)
+    return train_seeds(config, out, seeds, resume, callback)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -549,14 +557,14 @@ class ChosenWorld(UrbanGrid):
         return self.params
 
 
-def trajectories(episodes: Episode, flyer: Flyer) -> dict[str, Any]:
+def trajectories(episodes: Episode, loaded: LoadedPolicy) -> dict[str, Any]:
     """Recorded episodes as named arrays, E in front, enough to recompute every metric."""
     events, steps = episodes.events, np.arange(episodes.reward.shape[1])
     flown = steps < np.asarray(episodes.length)[:, None]
     reached = np.asarray(episodes.coverage) >= COVERAGE_SUCCESS
-    t90 = np.where(reached.any(axis=1), reached.argmax(axis=1), flyer.config.env.horizon)
+    t90 = np.where(reached.any(axis=1), reached.argmax(axis=1), loaded.config.env.horizon)
     return {
-        "cell_size": np.float32(flyer.config.env.cell_size),
+        "cell_size": np.float32(loaded.config.env.cell_size),
         "heights": episodes.heights,
         "no_fly": episodes.no_fly,
         "coverable": episodes.coverable,

@@ -43,7 +43,7 @@ from jaxqmix.training import TrainState, make_trainer, tree_bytes
 
 KINDS = ("latest", "best", "final")
 FOLDER, DAMAGED, ABOUT = "checkpoints", "damaged", "about.json"
-SCHEMA = 2
+SCHEMA = 3
 """Of the description and the folders; another one is of another version."""
 DESCRIPTIONS = 200_000
 """Bytes of a checkpoint beside its arrays, about."""
@@ -114,7 +114,7 @@ class Checkpoints:
         state = jax.device_get(state)
         if wrong := not_finite(state.learner):
             raise NotFiniteError(f"the learner's {wrong} is not finite; it is not saved")
-        arrays = {"policy": state.learner.average, "state": state}
+        arrays = {"policy": state.learner.ema, "state": state}
         about = {"config": self._config, "devices": self._devices, "step": step}
         about |= {"notes": notes or {}}
         self._write(kind, step, about, arrays)
@@ -159,7 +159,7 @@ class Checkpoints:
         folder = self._run / FOLDER / kind / str(step)
         try:
             about = read_about(folder)
-            _read(folder, "policy", about, _shapes(like.learner.average))
+            _read(folder, "policy", about, _shapes(like.learner.ema))
             _read(folder, "state", about, _shapes(like))
         except Exception:  # Orbax raises many kinds on a damaged file.
             return False
@@ -207,7 +207,7 @@ def free_space(path: Path) -> int | None:
 def require_space(runs: Sequence[Path], config: RunConfig, state: TrainState) -> None:
     """Raises `ConfigError` when the checkpoints of runs do not fit on their disk; `state` is of all
     of them together."""
-    each = (tree_bytes(state) + tree_bytes(state.learner.average)) // len(runs)
+    each = (tree_bytes(state) + tree_bytes(state.learner.ema)) // len(runs)
     count = 0
     for run in runs:
         there = sum(len(steps_of(run, kind)) for kind in KINDS)
@@ -571,7 +571,7 @@ def load(path: Path) -> tuple[RunConfig, Parameters, int]:
         about = read_about(folder)
         config = from_dict(about["config"])
         # The policy's shape needs no city file, which may have moved.
-        shape = make_trainer(without_city(config)).state_shapes.learner.average
+        shape = make_trainer(without_city(config)).state_shapes.learner.ema
         return config, _read(folder, "policy", about, shape), about["step"]
 
     return first_readable(find(Path(path)), read, path)[1]

@@ -382,15 +382,15 @@ def evaluate_command(arguments: list[str]) -> int:
         from jaxqmix.federated.run import site_folder
 
         name = str(site_folder(Path(name), given.site))
-    flyer = find_flyer(name, given.planner, given.drones, given.city, world)
+    loaded = find_policy(name, given.planner, given.drones, given.city, world)
     flown = {"episodes": given.episodes, "seed": given.seed, "to_horizon": given.to_horizon}
     report, episodes = api.evaluate(
-        flyer, **flown, keep=given.trajectories is not None, curve=given.json is not None
+        loaded, **flown, keep=given.trajectories is not None, curve=given.json is not None
     )
     planners = {}
     if not given.no_compare and given.planner is None:
-        planners = comparison.planner_reports(flyer.config, **flown, notice=flies)
-    show_report(report, flyer.config, planners)
+        planners = comparison.planner_reports(loaded.config, **flown, notice=flies)
+    show_report(report, loaded.config, planners)
     if given.json:
         best = comparison.best_planner(planners)
         report |= {"best_planner": best} if best else {}
@@ -399,7 +399,7 @@ def evaluate_command(arguments: list[str]) -> int:
         import numpy as np
 
         assert episodes is not None
-        arrays = api.trajectories(episodes, flyer)
+        arrays = api.trajectories(episodes, loaded)
 
         # To an open file, for numpy adds `.npz` to a name that does not end so.
         def save(path: Path) -> None:
@@ -415,7 +415,7 @@ def flies(planner: str) -> None:
     print(f"flying the planner {planner} over the same cities, once", flush=True)
 
 
-def find_flyer(
+def find_policy(
     name: str | None,
     planner: str | None,
     drones: int | None,
@@ -444,15 +444,15 @@ def find_flyer(
         raise ConfigError(f"run = {name} is not allowed: there is no such folder; {hint}")
     prepare_jax()
     if planner is None:
-        flyer = api.load_policy(name, drones, city)
+        loaded = api.load_policy(name, drones, city)
     else:
         config = preset(name) if is_preset else checkpoints.load(Path(name))[0]
-        flyer = api.scripted(planner, config, drones, city)
+        loaded = api.scripted(planner, config, drones, city)
     if not world:
-        return flyer
-    config = flyer.config
+        return loaded
+    config = loaded.config
     given, _ = parse(World, list(world), "jaxqmix", World(config.env, config.domain))
-    return flyer.under(dataclasses.replace(config, env=given.env, domain=given.domain))
+    return loaded.under(dataclasses.replace(config, env=given.env, domain=given.domain))
 
 
 def check_file(setting: str, path: Path | None, endings: Sequence[str] = ()) -> None:
@@ -495,25 +495,25 @@ def render_command(arguments: list[str]) -> int:
     from jaxqmix.console import frames, outcome
     from jaxqmix.render import render
 
-    flyers = [find_flyer(name, given.planner, given.drones, given.city, world)]
+    loaded_policies = [find_policy(name, given.planner, given.drones, given.city, world)]
     if given.compare:
-        flyers.append(find_flyer(name, given.compare, given.drones, given.city, world))
-    episodes = [api.record(flyer, seed=given.seed) for flyer in flyers]
+        loaded_policies.append(find_policy(name, given.compare, given.drones, given.city, world))
+    episodes = [api.record(loaded, seed=given.seed) for loaded in loaded_policies]
     with frames() as progress:
         write(
             given.out,
             lambda path: render(
                 episodes[0],
                 path,
-                cell_size=flyers[0].config.env.cell_size,
-                title=flyers[0].name,
+                cell_size=loaded_policies[0].config.env.cell_size,
+                title=loaded_policies[0].name,
                 other=episodes[1] if given.compare else None,
-                other_title=flyers[1].name if given.compare else "",
+                other_title=loaded_policies[1].name if given.compare else "",
                 progress=progress,
             ),
         )
-    for flyer, episode in zip(flyers, episodes, strict=True):
-        print(outcome(flyer.name, episode, flyer.config.env))
+    for loaded, episode in zip(loaded_policies, episodes, strict=True):
+        print(outcome(loaded.name, episode, loaded.config.env))
     print(f"open {given.out.resolve().as_uri()}")
     return 0
 

@@ -50,16 +50,16 @@ def planner_reports(
     """
     found = {}
     for name in RIVALS if names is None else names:
-        flyer = api.scripted(name, config)
-        asked = (name, episodes, seed, to_horizon, flyer.config.evaluation.episodes)
-        worlds = {part: to_dict(flyer.config)[part] for part in ("env", "domain")}
+        loaded = api.scripted(name, config)
+        asked = (name, episodes, seed, to_horizon, loaded.config.evaluation.episodes)
+        worlds = {part: to_dict(loaded.config)[part] for part in ("env", "domain")}
         digest = hashlib.sha256(json.dumps([asked, worlds, code_digest()]).encode()).hexdigest()
         path = cache_folder() / f"{name}-{digest[:20]}.json"
         report = read_report(path)
         if report is None and not only_known:
             notice(name)
             report, _ = api.evaluate(
-                flyer, episodes=episodes, seed=seed, to_horizon=to_horizon, curve=True
+                loaded, episodes=episodes, seed=seed, to_horizon=to_horizon, curve=True
             )
             with contextlib.suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -180,7 +180,7 @@ class EnvConfig(Checked):
     """Extent of the city along y, metres."""
     cell_size: Annotated[float, Within(0, 1e6, above=True)] = 20.0
     """Side of a grid cell, metres; also the length of one horizontal move."""
-    horizon: Annotated[int, Within(1, LONGEST)] = 100
+    horizon: Annotated[int, Within(1, MAX_STEPS)] = 100
     """Time limit of an episode, env steps."""
     no_fly_zones: Annotated[int, Within(0, 16)] = 2
     """Number of no-fly cylinders in a generated city, 0 to 16."""
@@ -203,7 +203,7 @@ class EnvConfig(Checked):
     """How many of the nearest teammates a drone observes one by one."""
     right_of_way: bool = True
     """Whether moves that could meet a teammate are unavailable; see
-    `jaxqmix.env.dynamics.keeps_clear`."""
+    `jaxqmix.env.dynamics.collision_free_actions`."""
     patch: Annotated[int, Within(1, 31)] = 5
     """Side of the egocentric obstacle patch, cells, odd."""
     blind_to: tuple[str, ...] = ()
@@ -280,7 +280,7 @@ class EnvConfig(Checked):
         return self.rows // self.start_spacing, self.columns // self.start_spacing
 
 
-MOST_CELLS, LONGEST = 10_000, 100_000
+MOST_CELLS, MAX_STEPS = 10_000, 100_000
 """Cells of a city's side, and env steps of an episode: more would not fit into 32-bit numbers."""
 MOST_COUNTED, MOST_EPISODES = 2**31 - 1, 10**8
 """Gradient steps of a run, for they are counted in int32; and episodes of full length, of which
@@ -381,7 +381,7 @@ class LearnerConfig(Checked):
     max_gradient_norm: Annotated[float, Within(0, LARGE, above=True)] = 5.0
     """Gradients are clipped to this global norm."""
     target_update: Annotated[float, Within(0, 1, above=True)] = 1.0
-    """Polyak step of the target network per learner call; 1 copies it, so targets use the
+    """Polyak step of the target network per learner update; 1 copies it, so targets use the
     current weights."""
     double_q: bool = True
     """Choose the bootstrap action with the online network and value it with the target network;
@@ -390,7 +390,7 @@ class LearnerConfig(Checked):
     """Per-call decay of the averaged weights that evaluation uses; 0 uses the raw ones. The first
     calls are forgotten sooner."""
     epochs: Annotated[int, Within(1, 10**6)] = 1
-    """Passes over the batch per learner call."""
+    """Passes over the batch per learner update."""
     minibatches: Annotated[int, Within(1, 10**6)] = 8
     """Gradient steps per pass."""
 
@@ -407,7 +407,7 @@ class ReplayConfig(Checked):
     warmup: Annotated[int, Within(1, 10**9)] = 256
     """Sequences stored before the first update."""
     batch: Annotated[int, Within(1, 10**9)] = 64
-    """Sequences drawn per learner call."""
+    """Sequences drawn per learner update."""
 
     def check(self) -> None:
         """Raises `ConfigError` when the store never gets warm."""
@@ -434,8 +434,8 @@ class TrainingConfig(Checked):
     """Budget in episodes; replaces env_steps when given (episodes x horizon)."""
     swarms: Annotated[int, Within(1, 2**24)] = 64
     """Swarms simulated side by side."""
-    rollout: Annotated[int, Within(1, LONGEST)] = 10
-    """Env steps of every swarm between learner calls."""
+    rollout: Annotated[int, Within(1, MAX_STEPS)] = 10
+    """Env steps of every swarm between learner updates."""
     coverage_target: Annotated[float, Within(0, 10, above=True)] = 1.0
     """Coverage that ends an episode of training; beyond env.coverage_target, so that the swarm
     also learns to see what is left in the end."""

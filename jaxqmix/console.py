@@ -31,7 +31,7 @@ from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig, RunConfig, from_dict
 from jaxqmix.evaluation import t_interval
 from jaxqmix.metrics import flat_settings
 from jaxqmix.render.curves import Record, groups, has_numbers, is_number, load_runs
-from jaxqmix.runner import Listener, Report
+from jaxqmix.runner import Callback, Report
 from jaxqmix.training import REPORTS
 from jaxqmix.types import Episode
 
@@ -75,7 +75,7 @@ class Bar(Progress):
             yield self.doing
 
 
-class Console(Listener):
+class Console(Callback):
     """Shows a run in the terminal."""
 
     def __init__(self, out: Path, seeds: int | None = None):
@@ -85,7 +85,7 @@ class Console(Listener):
         self._config: RunConfig | None = None
         self._reports = self._evaluations = 0
 
-    def begun(self, config: RunConfig, step: int, memory: dict[str, int]) -> None:
+    def on_start(self, config: RunConfig, step: int, memory: dict[str, int]) -> None:
         """Says what is about to run, and shows the bar."""
         self._config = config
         env, training = config.env, config.training
@@ -114,23 +114,23 @@ class Console(Listener):
         self._bar.add_task("train", total=config.iterations, completed=step)
         self._bar.start()
 
-    def compiling(self, programs: Sequence[str]) -> None:
+    def on_compiling(self, programs: Sequence[str]) -> None:
         """Says what the compiler works at."""
         left = f"compiling: {', '.join(programs)}; 10 to 30 s, once for these settings"
-        self.doing(left if programs else "")
+        self.on_activity(left if programs else "")
 
-    def compiled(self, seconds: float, programs: int, cached: int) -> None:
+    def on_compiled(self, seconds: float, programs: int, cached: int) -> None:
         """Says how long it took, and what the cache gave."""
         self._say(
             f"compiled {programs} programs in {seconds:.1f} s, {cached} of them kept from before"
         )
 
-    def advanced(self, step: int) -> None:
+    def on_advance(self, step: int) -> None:
         """Moves the bar."""
         assert self._bar is not None
         self._bar.update(self._bar.task_ids[0], completed=step)
 
-    def trained(self, report: Report) -> None:
+    def on_training_report(self, report: Report) -> None:
         """Shows the figures below the bar, or some of them as lines of a log."""
         assert self._bar is not None
         self._bar.figures, self._bar.doing = figures(report), ""
@@ -138,14 +138,14 @@ class Console(Listener):
         if not self._terminal.is_interactive and self._reports % LOGGED == 0:
             self._say("   ".join(figures(report)))
 
-    def doing(self, what: str) -> None:
+    def on_activity(self, what: str) -> None:
         """Says what takes time: below the bar, or in a line of its own once the bar is gone."""
         if self._bar is None:
             self._say(what)
         else:
             self._bar.doing = what
 
-    def stopping(self) -> None:
+    def on_stopping(self) -> None:
         """Says that the wish to stop was heard."""
         if self._bar is not None:
             self._bar.doing = "finishing what is begun; Ctrl-C again stops at once"
@@ -154,7 +154,7 @@ class Console(Listener):
         """Prints a line; a log keeps it whole."""
         self._terminal.print(text, soft_wrap=not self._terminal.is_interactive)
 
-    def evaluated(self, report: Report) -> None:
+    def on_evaluation(self, report: Report) -> None:
         """Prints an evaluation, or the final table and verdict."""
         if report["final"]:
             self._close()
@@ -171,7 +171,7 @@ class Console(Listener):
         self._evaluations += 1
         self._say(evaluation_row(report))
 
-    def finished(self) -> None:
+    def on_finish(self) -> None:
         """Says where everything is, and what to try next."""
         out = escape(self._out.as_posix())
         if self._seeds is not None:
@@ -187,7 +187,7 @@ class Console(Listener):
         self._say(f"  jaxqmix render {out} --out swarm.html   watch it fly, in a browser")
         self._say(f"  jaxqmix evaluate {out}   compare it with scripted planners")
 
-    def stopped(self, step: int) -> None:
+    def on_stopped(self, step: int) -> None:
         """Says how to go on."""
         self._close()
         assert self._config is not None
@@ -196,7 +196,7 @@ class Console(Listener):
             "the same command with --resume continues"
         )
 
-    def failed(self) -> None:
+    def on_failure(self) -> None:
         """Takes the bar away before an error is shown."""
         self._close()
 
@@ -235,13 +235,13 @@ def figures(report: Report) -> tuple[str, ...]:
     )
 
 
-class Lines(Listener):
+class Lines(Callback):
     """Prints one row per evaluation and nothing else: for notebooks and log files."""
 
     def __init__(self):
         self._header = evaluation_header()
 
-    def evaluated(self, report: Report) -> None:
+    def on_evaluation(self, report: Report) -> None:
         """Prints the row."""
         if self._header:
             print(self._header, flush=True)
@@ -249,7 +249,7 @@ class Lines(Listener):
         print(evaluation_row(report), flush=True)
 
 
-class Notebook(Listener):
+class Notebook(Callback):
     """Shows a bar and a growing table below a notebook's cell; needs no widgets."""
 
     def __init__(self, out: Path):
@@ -260,27 +260,27 @@ class Notebook(Listener):
         self._rows: list[str] = []
         self._done, self._total, self._what, self._shown = 0, 1, "", 0.0
 
-    def begun(self, config: RunConfig, step: int, memory: dict[str, int]) -> None:
+    def on_start(self, config: RunConfig, step: int, memory: dict[str, int]) -> None:
         """Shows the bar."""
         self._config, self._done, self._total = config, step, config.iterations
-        self.doing("compiling")
+        self.on_activity("compiling")
 
-    def advanced(self, step: int) -> None:
+    def on_advance(self, step: int) -> None:
         """Moves the bar, a few times a second at most: every move is sent to the browser."""
         self._done = step
         if time.monotonic() - self._shown > 0.3:
             self._show()
 
-    def trained(self, report: Report) -> None:
+    def on_training_report(self, report: Report) -> None:
         """Shows the figures of training."""
         self._what = "   ".join(figures(report))
 
-    def doing(self, what: str) -> None:
+    def on_activity(self, what: str) -> None:
         """Says what takes time."""
         self._what = what
         self._show()
 
-    def evaluated(self, report: Report) -> None:
+    def on_evaluation(self, report: Report) -> None:
         """Adds a row, or the verdict."""
         if report["final"]:
             self._rows += [evaluation_row(each) for each in report.get("seeds", ())]
@@ -291,14 +291,14 @@ class Notebook(Listener):
             self._rows += [text for _, text in verdict(report, self._config, best)]
         self._show()
 
-    def finished(self) -> None:
+    def on_finish(self) -> None:
         """Says where everything is."""
         self._done = self._total
-        self.doing(f"checkpoints, metrics, curves.png and replay.gif are in {self._out}")
+        self.on_activity(f"checkpoints, metrics, curves.png and replay.gif are in {self._out}")
 
-    def stopped(self, step: int) -> None:
+    def on_stopped(self, step: int) -> None:
         """Says how to go on."""
-        self.doing("stopped and saved; jaxqmix.train(..., resume=True) continues")
+        self.on_activity("stopped and saved; jaxqmix.train(..., resume=True) continues")
 
     def _show(self) -> None:
         self._shown = time.monotonic()
@@ -308,7 +308,7 @@ class Notebook(Listener):
         self._handle.update(self._html(f"{bar}<pre>{text}</pre>"))
 
 
-def listener(out: Path, seeds: int | None = None) -> Listener:
+def callback(out: Path, seeds: int | None = None) -> Callback:
     """What shows a run, or so many seeds, where Python runs: in a notebook or in a terminal."""
     try:
         from IPython import get_ipython

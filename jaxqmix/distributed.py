@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 SWARMS = "swarms"
 """The axis over which swarms, episodes and stored sequences are spread."""
-SPREAD, COPIED = PartitionSpec(SWARMS), PartitionSpec()
+SHARDED, REPLICATED = PartitionSpec(SWARMS), PartitionSpec()
 """Arrays whose leading axis is spread over the devices, and arrays that each device holds."""
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -108,14 +108,14 @@ def on_each_device(function: Callable, mesh: Mesh, inputs: Any, outputs: Any) ->
     Args:
       function: may use `total` and `own_key` over `SWARMS`.
       mesh: of `make_mesh`.
-      inputs: a tuple of SPREAD or COPIED, or trees of them, one for each argument.
+      inputs: a tuple of SHARDED or REPLICATED, or trees of them, one for each argument.
       outputs: likewise, of the result.
     """
     return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
 
 
 def shardings(mesh: Mesh, specs: Any) -> Any:
-    """The shardings of a tree of SPREAD and COPIED."""
+    """The shardings of a tree of SHARDED and REPLICATED."""
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec),
         specs,

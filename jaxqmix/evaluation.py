@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from jaxqmix.compilation import jit
 from jaxqmix.config import EvaluationConfig
 from jaxqmix.distributed import (
-    COPIED,
-    SPREAD,
+    REPLICATED,
+    SHARDED,
     make_mesh,
     on_each_device,
     place,
@@ -63,12 +63,12 @@ class Evaluator:
         """
         key = jax.random.fold_in(jax.random.key(np.uint32(seed)), stream)
         keys = jax.random.split(key, episodes)
-        argument = place(argument, self.mesh, COPIED)
+        argument = place(argument, self.mesh, REPLICATED)
         metrics, recorded = [], []
         for first in range(0, episodes, self.batch):
             # The last batch is filled up with the episodes in front, which are then dropped.
             chosen = np.arange(first, first + self.batch) % episodes
-            flown = self.fly(argument, place(keys[chosen], self.mesh, SPREAD))
+            flown = self.fly(argument, place(keys[chosen], self.mesh, SHARDED))
             flown = jax.device_get(flown)
             metrics.append(_first(episodes - first, flown[0]))
             recorded.append(_first(episodes - first, flown[1]))
@@ -79,7 +79,7 @@ class Evaluator:
     def shapes(self, argument: Any) -> tuple[Any, jax.ShapeDtypeStruct]:
         """The shapes that `fly` takes, to compile it ahead; of an argument or its shapes."""
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self.batch))
-        return shapes_at((argument, keys), shardings(self.mesh, (COPIED, SPREAD)))
+        return shapes_at((argument, keys), shardings(self.mesh, (REPLICATED, SHARDED)))
 
 
 def evaluator(
@@ -106,7 +106,7 @@ def evaluator(
 
     if seeds is not None:
         fly = jax.vmap(fly, in_axes=(0, None), out_axes=1, axis_size=seeds)
-    program = jit(on_each_device(fly, mesh, (COPIED, SPREAD), SPREAD))
+    program = jit(on_each_device(fly, mesh, (REPLICATED, SHARDED), SHARDED))
     return Evaluator(program, mesh, batch, record)
 
 

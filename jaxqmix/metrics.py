@@ -29,7 +29,7 @@ TUNED = ("preset", "env.drones", "learner.", "replay.", "training.")
 beside each other to compare runs."""
 
 
-class Board(Protocol):
+class Logger(Protocol):
     """Where people look at a run."""
 
     def figures(self, figures: dict[str, float], env_steps: int) -> None:
@@ -54,23 +54,23 @@ def not_written(run: Path, error: OSError) -> ConfigError:
 
 
 class MetricsWriter:
-    """Appends reports to `metrics.jsonl`, `training.csv`, `evaluation.csv` and the boards.
+    """Appends reports to `metrics.jsonl`, `training.csv`, `evaluation.csv` and the loggers.
 
     One report is one JSON object with `kind` (`training` or `evaluation`), `env_steps`, and its
     figures. In the tables, the first report of a kind names the columns; None is an empty cell.
     A figure that is not finite is written as null, for JSON knows no NaN, and warned of once.
     """
 
-    def __init__(self, run: Path, boards: list[Board], env_steps: int = 0):
+    def __init__(self, run: Path, loggers: list[Logger], env_steps: int = 0):
         """Opens the files of a run.
 
         Args:
           run: its folder.
-          boards: closed with the writer.
+          loggers: closed with the writer.
           env_steps: of training so far; what was reported after them is dropped, and so is a final
             evaluation, for a run that resumes here reports it again.
         """
-        self._run, self._boards = run, boards
+        self._run, self._boards = run, loggers
         self._columns: dict[str, list[str]] = {}
         self._warned = False
         self.kept = kept = [
@@ -119,23 +119,23 @@ class MetricsWriter:
         }
         try:
             self._append(report, self._run)
-            for board in self._boards:
-                board.figures(figures, report["env_steps"])
+            for logger in self._boards:
+                logger.figures(figures, report["env_steps"])
         except OSError as error:
             raise not_written(self._run, error) from None
 
     def write_replay(self, path: Path, env_steps: int) -> None:
-        """Shows a GIF on the boards."""
-        for board in self._boards:
-            board.replay(path, env_steps)
+        """Shows a GIF on the loggers."""
+        for logger in self._boards:
+            logger.replay(path, env_steps)
 
     def close(self) -> None:
         """Writes what is left."""
-        for board in self._boards:
-            board.close()
+        for logger in self._boards:
+            logger.close()
 
 
-class TensorBoard:
+class TensorBoardLogger:
     """Writes a run for `tensorboard --logdir runs`.
 
     Events are written where they happen: the threads of `SummaryWriter` print what goes wrong, on a
@@ -193,7 +193,7 @@ class TensorBoard:
         self._writer.close()
 
 
-class WeightsAndBiases:
+class WeightsAndBiasesLogger:
     """Sends a run to Weights & Biases (wandb.ai); needs the extra `wandb`."""
 
     def __init__(self, project: str, run: Path, config: RunConfig):

@@ -1,7 +1,7 @@
 """Many swarms flown side by side: `jax.vmap` over swarms, `jax.lax.scan` over time.
 
 The policy is an argument. Episodes end inside a rollout, but new ones begin only between
-rollouts (`refresh`), so that no reset is ever computed inside a step.
+rollouts (`auto_reset`), so that no reset is ever computed inside a step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jaxqmix.types import (
     Sequences,
     State,
     Timestep,
-    record,
+    pytree_dataclass,
     replace,
 )
 
@@ -35,8 +35,8 @@ NO_CITY: Any = None
 """In the place of what does not change, and need not be carried from step to step."""
 
 
-@record
-class Tally:
+@pytree_dataclass
+class EpisodeStatistics:
     """One swarm's episode so far."""
 
     length: jax.Array  # [] int32, steps flown
@@ -49,16 +49,16 @@ class Tally:
     perimeter_cost: jax.Array  # [] float32, what the perimeter took off the reward
 
 
-@record
+@pytree_dataclass
 class Swarms:
     """Swarms side by side; every leaf has the axis B in front."""
 
     state: State
     params: EnvParams
     timestep: Timestep
-    memory: Any  # the policy's
+    hidden_state: Any  # the policy's
     done: jax.Array  # [B] bool, the episode is over and the swarm waits
-    tally: Tally
+    statistics: EpisodeStatistics
 
 
 def begin(keys: jax.Array, env: UrbanGrid, policy: Policy) -> Swarms:
@@ -68,16 +68,18 @@ def begin(keys: jax.Array, env: UrbanGrid, policy: Policy) -> Swarms:
         params_key, reset_key = jax.random.split(key)
         params = env.draw_params(params_key)
         state, timestep = env.reset(reset_key, params)
-        tally = start_tally(timestep, env.config)
-        return Swarms(state, params, timestep, policy.initial_memory(), jnp.bool_(False), tally)
+        statistics = init_statistics(timestep, env.config)
+        return Swarms(
+            state, params, timestep, policy.initial_hidden_state(), jnp.bool_(False), statistics
+        )
 
     return jax.vmap(one)(keys)
 
 
-def start_tally(timestep: Timestep, config: EnvConfig) -> Tally:
-    """The tally of an episode after its reset."""
+def init_statistics(timestep: Timestep, config: EnvConfig) -> EpisodeStatistics:
+    """The statistics of an episode after its reset."""
     reached = timestep.coverage >= COVERAGE_SUCCESS
-    return Tally(
+    return EpisodeStatistics(
         length=jnp.int32(0),
         total_reward=jnp.float32(0),
         collisions=jnp.int32(0),
@@ -97,43 +99,43 @@ def perimeter_cost(
     return weights.perimeter * perimeter_term(growth, after.city.coverable, config)
 
 
-def count_step(
-    tally: Tally, timestep: Timestep, perimeter_cost: jax.Array, config: EnvConfig
-) -> Tally:
+def update_statistics(
+    statistics: EpisodeStatistics, timestep: Timestep, perimeter_cost: jax.Array, config: EnvConfig
+) -> EpisodeStatistics:
     """Adds one step of one swarm."""
     events = timestep.events
     collision = events.conflict | events.building_hit
-    length = tally.length + 1
-    first = (timestep.coverage >= COVERAGE_SUCCESS) & (tally.t90 >= config.horizon)
-    return Tally(
+    length = statistics.length + 1
+    first = (timestep.coverage >= COVERAGE_SUCCESS) & (statistics.t90 >= config.horizon)
+    return EpisodeStatistics(
         length=length,
-        total_reward=tally.total_reward + timestep.reward,
-        collisions=tally.collisions + jnp.sum(collision, dtype=jnp.int32),
-        collided=tally.collided | collision,
-        violations=tally.violations + jnp.sum(events.violation, dtype=jnp.int32),
+        total_reward=statistics.total_reward + timestep.reward,
+        collisions=statistics.collisions + jnp.sum(collision, dtype=jnp.int32),
+        collided=statistics.collided | collision,
+        violations=statistics.violations + jnp.sum(events.violation, dtype=jnp.int32),
         coverage=timestep.coverage,
-        t90=jnp.where(first, length, tally.t90),
-        perimeter_cost=tally.perimeter_cost + perimeter_cost,
+        t90=jnp.where(first, length, statistics.t90),
+        perimeter_cost=statistics.perimeter_cost + perimeter_cost,
     )
 
 
-def episode_metrics(tally: Tally, config: EnvConfig) -> dict[str, jax.Array]:
+def episode_metrics(statistics: EpisodeStatistics, config: EnvConfig) -> dict[str, jax.Array]:
     """The metrics of one episode, each a float32 scalar.
 
     `mission_reward` is the return without the perimeter's cost: area, bonus and penalties. A
     mission succeeds at 95 % coverage, or at its `coverage_target` where that is less.
     """
     enough = min(MISSION_SUCCESS, config.coverage_target)
-    drone_steps = jnp.maximum(tally.length * config.drones, 1)
+    drone_steps = jnp.maximum(statistics.length * config.drones, 1)
     return {
-        "collision_rate": tally.collisions / drone_steps,
-        "collided_drones": jnp.mean(tally.collided, dtype=jnp.float32),
-        "violation_rate": tally.violations / drone_steps,
-        "coverage": tally.coverage,
-        "return": tally.total_reward,
-        "mission_reward": tally.total_reward + tally.perimeter_cost,
-        "t90": tally.t90.astype(jnp.float32),
-        "mission_success": (tally.coverage >= enough).astype(jnp.float32),
+        "collision_rate": statistics.collisions / drone_steps,
+        "collided_drones": jnp.mean(statistics.collided, dtype=jnp.float32),
+        "violation_rate": statistics.violations / drone_steps,
+        "coverage": statistics.coverage,
+        "return": statistics.total_reward,
+        "mission_reward": statistics.total_reward + statistics.perimeter_cost,
+        "t90": statistics.t90.astype(jnp.float32),
+        "mission_success": (statistics.coverage >= enough).astype(jnp.float32),
     }
 
 
@@ -192,7 +194,7 @@ def fly_step(
 ) -> tuple[Swarms, jax.Array]:
     """One env step of every swarm, with a key each [B].
 
-    Of swarms that are done only `tally` and `done` stay; callers mask the rest.
+    Of swarms that are done only `statistics` and `done` stay; callers mask the rest.
 
     Returns:
       The swarms, and the commands [B, N].
@@ -200,13 +202,15 @@ def fly_step(
 
     def one(key: jax.Array, swarm: Swarms) -> tuple[Swarms, jax.Array]:
         policy_key, step_key = jax.random.split(key)
-        actions, memory = policy(policy_key, swarm.state, swarm.timestep, swarm.memory)
+        actions, hidden_state = policy(policy_key, swarm.state, swarm.timestep, swarm.hidden_state)
         state, timestep = env.step(step_key, swarm.state, actions, swarm.params)
         cost = perimeter_cost(swarm.state, state, swarm.params.reward, env.config)
-        tally = count_step(swarm.tally, timestep, cost, env.config)
-        tally = jax.tree.map(lambda old, new: jnp.where(swarm.done, old, new), swarm.tally, tally)
+        statistics = update_statistics(swarm.statistics, timestep, cost, env.config)
+        statistics = jax.tree.map(
+            lambda old, new: jnp.where(swarm.done, old, new), swarm.statistics, statistics
+        )
         done = swarm.done | timestep.terminated | timestep.truncated
-        return Swarms(state, swarm.params, timestep, memory, done, tally), actions
+        return Swarms(state, swarm.params, timestep, hidden_state, done, statistics), actions
 
     return jax.vmap(one)(keys, swarms)
 
@@ -229,7 +233,7 @@ def rollout(
     """
     # The city does not change: kept out of the carry, the compiler need not copy it.
     city = swarms.state.city
-    memory = swarms.memory
+    hidden_state = swarms.hidden_state
 
     def body(swarms: Swarms, keys: jax.Array) -> tuple[Swarms, tuple]:
         swarms = replace(swarms, state=replace(swarms.state, city=city))
@@ -249,16 +253,16 @@ def rollout(
         terminated=timestep.terminated,
         truncated=timestep.truncated,
         valid=valid,
-        memory=memory,
+        hidden_state=hidden_state,
     )
     ended = last.done & valid[0]
-    metrics = jax.vmap(episode_metrics, (0, None))(last.tally, env.config)
-    metrics |= {"episodes": jnp.ones_like(ended, jnp.float32), "length": last.tally.length}
+    metrics = jax.vmap(episode_metrics, (0, None))(last.statistics, env.config)
+    metrics |= {"episodes": jnp.ones_like(ended, jnp.float32), "length": last.statistics.length}
     sums = {name: jnp.sum(jnp.where(ended, value, 0.0)) for name, value in metrics.items()}
     return replace(last, state=replace(last.state, city=city)), sequences, sums
 
 
-def refreshed(config: EnvConfig, swarms: int, steps: int) -> int:
+def auto_reset_count(config: EnvConfig, swarms: int, steps: int) -> int:
     """How many swarms can begin anew between two rollouts.
 
     Half as many again as time limits alone would need, for episodes that end earlier.
@@ -266,7 +270,9 @@ def refreshed(config: EnvConfig, swarms: int, steps: int) -> int:
     return min(swarms, math.ceil(1.5 * swarms * steps / config.horizon))
 
 
-def refresh(key: jax.Array, swarms: Swarms, env: UrbanGrid, policy: Policy, count: int) -> Swarms:
+def auto_reset(
+    key: jax.Array, swarms: Swarms, env: UrbanGrid, policy: Policy, count: int
+) -> Swarms:
     """Starts new episodes for up to `count` swarms that are done; the rest wait for the next call.
 
     Bounded work: exactly `count` episodes are drawn, and those not needed are dropped.
@@ -333,12 +339,12 @@ def fly_episodes(
     (last, seen_at), (coverage, recorded) = jax.lax.scan(
         body, (start, seen_at), jnp.arange(config.horizon)
     )
-    metrics = jax.vmap(episode_metrics, (0, None))(last.tally, config)
+    metrics = jax.vmap(episode_metrics, (0, None))(last.statistics, config)
     coverage = jnp.concatenate([swarms.timestep.coverage[None], coverage]).T
     metrics |= {"limit": limit, "coverage_over_time": coverage}
     if seen_at is None:
         return metrics, None
-    length = last.tally.length[:record]
+    length = last.statistics.length[:record]
     return metrics, _episodes(watched, coverable, seen_at, coverage[:record], length, recorded)
 
 

@@ -35,10 +35,10 @@ from jaxqmix.locking import LOCK, locked
 from jaxqmix.metrics import (
     FINAL,
     SETTINGS,
-    Board,
+    Logger,
     MetricsWriter,
-    TensorBoard,
-    WeightsAndBiases,
+    TensorBoardLogger,
+    WeightsAndBiasesLogger,
     check_writable,
     finite,
     import_wandb,
@@ -71,40 +71,40 @@ LEFT = (LOCK, f".{SETTINGS}")
 Report = dict[str, Any]
 
 
-class Listener:
+class Callback:
     """Hears of a run's progress; the command line overrides what it shows."""
 
-    def begun(self, config: RunConfig, step: int, memory: dict[str, int]) -> None:
+    def on_start(self, config: RunConfig, step: int, memory: dict[str, int]) -> None:
         """The run starts at this iteration (0, or where it resumes) and takes so many bytes."""
 
-    def compiling(self, programs: Sequence[str]) -> None:
+    def on_compiling(self, programs: Sequence[str]) -> None:
         """These programs are still being compiled."""
 
-    def compiled(self, seconds: float, programs: int, cached: int) -> None:
+    def on_compiled(self, seconds: float, programs: int, cached: int) -> None:
         """So many programs are compiled, some of them from the cache."""
 
-    def advanced(self, step: int) -> None:
+    def on_advance(self, step: int) -> None:
         """Training has come to this iteration."""
 
-    def trained(self, report: Report) -> None:
+    def on_training_report(self, report: Report) -> None:
         """A training report was written."""
 
-    def doing(self, what: str) -> None:
+    def on_activity(self, what: str) -> None:
         """Something other than training begins, and may take seconds."""
 
-    def evaluated(self, report: Report) -> None:
+    def on_evaluation(self, report: Report) -> None:
         """An evaluation was written."""
 
-    def stopping(self) -> None:
+    def on_stopping(self) -> None:
         """A signal handler heard the wish to stop; training does after this dispatch."""
 
-    def stopped(self, step: int) -> None:
+    def on_stopped(self, step: int) -> None:
         """The run stopped as asked, and is saved."""
 
-    def finished(self) -> None:
+    def on_finish(self) -> None:
         """Everything is written."""
 
-    def failed(self) -> None:
+    def on_failure(self) -> None:
         """The run ends with an error."""
 
 
@@ -175,14 +175,14 @@ def write_json(path: Path, data: Any) -> None:
 
 
 class Audience:
-    """A listener that may leave, as `head` does or a terminal that is closed: the run then stops
+    """A callback that may leave, as `head` does or a terminal that is closed: the run then stops
     as if it were asked to."""
 
-    def __init__(self, listener: Any):
-        self._listener, self.left = listener, False
+    def __init__(self, callback: Any):
+        self._callback, self.left = callback, False
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        tell = getattr(self._listener, name)
+        tell = getattr(self._callback, name)
 
         def told(*news: Any, **more: Any) -> None:
             try:
@@ -251,17 +251,17 @@ class RunFolder:
 
     def _open_metrics(self, wandb: str | None, resume: bool) -> MetricsWriter:
         config, folder, env_steps = self.config, self.folder, self.env_steps(self._begun)
-        boards: list[Board] = []
+        loggers: list[Logger] = []
         try:
             if wandb is not None:
-                boards.append(WeightsAndBiases(wandb, folder, config))
+                loggers.append(WeightsAndBiasesLogger(wandb, folder, config))
         except BaseException:
             if not resume:
                 (folder / SETTINGS).unlink()
             raise
         try:
-            boards.append(TensorBoard(folder, config, env_steps))
-            return MetricsWriter(folder, boards, env_steps)
+            loggers.append(TensorBoardLogger(folder, config, env_steps))
+            return MetricsWriter(folder, loggers, env_steps)
         except OSError as error:
             raise not_written(folder, error) from None
 
@@ -318,7 +318,7 @@ class Run:
         self,
         configs: Sequence[RunConfig],
         folders: Sequence[Path],
-        listener: Listener,
+        callback: Callback,
         resume: bool = False,
         wandb: str | None = None,
         seeds: int | None = None,
@@ -328,12 +328,12 @@ class Run:
         Args:
           configs: of the runs.
           folders: one each.
-          listener: hears of the progress.
+          callback: hears of the progress.
           resume: whether the folders hold the runs already.
           wandb: as of `train`.
           seeds: as of `make_trainer`.
         """
-        self.config, self.listener = configs[0], listener
+        self.config, self.callback = configs[0], callback
         began = time.perf_counter()
         self.trainer: Trainer = make_trainer(self.config, seeds)
         self.step, state = self.restore(configs, folders) if resume else (0, None)
@@ -341,7 +341,7 @@ class Run:
         available = device_memory(list(self.trainer.mesh.devices.flat))
         require_memory(memory, available, self.config, len(configs))
         checkpoints.require_space(folders, self.config, self.trainer.state_shapes)
-        listener.begun(self.config, self.step, memory)
+        callback.on_start(self.config, self.step, memory)
         # The final evaluation flies the same program, batch after batch, and records an episode.
         self._evaluate = evaluator(
             self.trainer.env,
@@ -376,7 +376,7 @@ class Run:
     def _compile(self, begin: bool) -> dict[str, Callable]:
         """Compiles the programs of the run side by side; `begin` for the first state too."""
         trainer, state = self.trainer, self.trainer.state_shapes
-        parameters = state.learner.average["agent"]
+        parameters = state.learner.ema["agent"]
         copy = jit(partial(jax.tree.map, jnp.copy), once=True)
         programs: dict[str, tuple[Any, tuple]] = {
             "training": (trainer.iterate, (state, jax.ShapeDtypeStruct((), np.int32))),
@@ -386,8 +386,8 @@ class Run:
         }
         if not begin:
             del programs["first state"]
-        compiled, effort = compile_ahead(programs, self.listener.compiling)
-        self.listener.compiled(**effort)
+        compiled, effort = compile_ahead(programs, self.callback.on_compiling)
+        self.callback.on_compiled(**effort)
         return compiled
 
     @property
@@ -400,7 +400,7 @@ class Run:
         reports = None
         try:
             with ExitStack() as stack:
-                # The background first, for it writes to the others; the boards last: they may be
+                # The background first, for it writes to the others; the loggers last: they may be
                 # slow.
                 for run in self.runs:
                     stack.enter_context(closing(run.metrics))
@@ -414,9 +414,9 @@ class Run:
             raise
         self._end("finished" if finished else "stopped")
         if finished:
-            self.listener.finished()
+            self.callback.on_finish()
         else:
-            self.listener.stopped(self.step)
+            self.callback.on_stopped(self.step)
         return reports
 
     def _end(self, outcome: str) -> None:
@@ -464,13 +464,13 @@ class Run:
         self._clock.done(count)
         for run, own in zip(self.runs, each, strict=True):
             require_finite(own, run.config)
-        self.listener.advanced(step)
+        self.callback.on_advance(step)
         if report:
             speed = self._clock.env_steps_per_second()
             rows = [training_report(own, step, self.config, speed) for own in each]
             for run, row in zip(self.runs, rows, strict=True):
                 self.background.submit(run.metrics.write, row)
-            self.listener.trained(together(rows))
+            self.callback.on_training_report(together(rows))
 
     def _save(self, kind: str, runs: Sequence[RunFolder]) -> None:
         """Saves the states of these runs, beside what comes next: a copy of them, for training
@@ -488,8 +488,8 @@ class Run:
     def _select(self) -> None:
         """Evaluates the averaged weights; keeps the best checkpoints by return."""
         config = self.config.evaluation
-        self.listener.doing(f"flying {config.episodes} unseen cities")
-        parameters = self.state.learner.average["agent"]
+        self.callback.on_activity(f"flying {config.episodes} unseen cities")
+        parameters = self.state.learner.ema["agent"]
         metrics, _ = self._evaluate(parameters, config.seed, config.episodes, SELECTION)
         reports, better = [], []
         for run, own in zip(self.runs, self.trainer.split(metrics, axis=1), strict=True):
@@ -501,14 +501,14 @@ class Run:
                 better.append(run)
         if better:
             self._save("best", better)
-        self.listener.evaluated(together(reports))
+        self.callback.on_evaluation(together(reports))
 
     def finish(self) -> list[Report]:
         """The final checkpoints, evaluations, pictures and replays."""
         config = self.config.evaluation
         self._save("final", self.runs)
-        parameters = self.state.learner.average["agent"]
-        self.listener.doing(
+        parameters = self.state.learner.ema["agent"]
+        self.callback.on_activity(
             f"flying {config.final_episodes} unseen cities for the final evaluation"
         )
         metrics, recorded = self._evaluate(parameters, config.seed, config.final_episodes)
@@ -523,8 +523,8 @@ class Run:
         for run, report, own in zip(self.runs, reports, each, strict=True):
             whole = report | {"coverage_over_time": coverage_over_time(own)}
             write_json(run.folder / FINAL, whole)
-        self.listener.evaluated(together(reports))
-        self.listener.doing("drawing the curves and a replay")
+        self.callback.on_evaluation(together(reports))
+        self.callback.on_activity("drawing the curves and a replay")
         episodes = self.trainer.split(jax.tree.map(lambda leaf: leaf[0], recorded))
         for run, episode in zip(self.runs, episodes, strict=True):
             run.draw(episode, self.step)
@@ -619,7 +619,7 @@ def train(
     config: RunConfig,
     out: str | Path,
     resume: bool = False,
-    listener: Listener | None = None,
+    callback: Callback | None = None,
     wandb: str | None = None,
 ) -> Report | None:
     """Trains a run in a folder.
@@ -629,7 +629,7 @@ def train(
       out: the run's folder; must be empty or new, unless `resume`.
       resume: continue from the newest checkpoint there; the state goes on bit for bit on the same
         machine, versions and number of devices.
-      listener: hears of the progress.
+      callback: hears of the progress.
       wandb: also log to this project of Weights & Biases (extra `wandb`).
 
     Returns:
@@ -643,39 +643,39 @@ def train(
     folder = local_path("out", out)
     check_folder(Path(out).expanduser(), resume)  # An error names it as it was given.
     run = partial(Run, [config], [folder], wandb=wandb)
-    reports = begin(run, [folder], resume, listener or Listener())
+    reports = begin(run, [folder], resume, callback or Callback())
     return reports[0] if reports else None
 
 
 def begin(
-    make_run: Callable[..., Run], folders: Sequence[Path], resume: bool, listener: Listener
+    make_run: Callable[..., Run], folders: Sequence[Path], resume: bool, callback: Callback
 ) -> list[Report] | None:
     """Holds the folders of runs, and trains them until they end or are asked to stop.
 
     Args:
-      make_run: makes the runs, from `listener` and `resume`.
+      make_run: makes the runs, from `callback` and `resume`.
       folders: of the runs.
       resume: whether the folders hold the runs already.
-      listener: hears of the progress.
+      callback: hears of the progress.
 
     Returns:
       As of `Run.train`.
     """
     require_no_fork()
     require_float32()
-    audience = Audience(listener)
+    audience = Audience(callback)
     try:
         with ExitStack() as locks:
             for folder in folders:
                 locks.enter_context(locked(folder))
                 check_folder(folder, resume)  # Once more: another may have begun there since.
             # Until it trains there is nothing to save: signals end the process as any other.
-            run = make_run(listener=cast(Listener, audience), resume=resume)
-            with stop_requests(audience.stopping) as asked:
+            run = make_run(callback=cast(Callback, audience), resume=resume)
+            with stop_requests(audience.on_stopping) as asked:
                 reports = run.train(lambda: asked() or audience.left)
         if audience.left:
             raise BrokenPipeError
         return reports
     except BaseException:
-        listener.failed()
+        callback.on_failure()
         raise

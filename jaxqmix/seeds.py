@@ -17,7 +17,7 @@ from jaxqmix.evaluation import t_interval
 from jaxqmix.metrics import SETTINGS, local_path, runs_in
 from jaxqmix.runner import (
     LEFT,
-    Listener,
+    Callback,
     Report,
     Run,
     begin,
@@ -40,7 +40,7 @@ def train_seeds(
     out: str | Path,
     seeds: int,
     resume: bool = False,
-    listener: Listener | None = None,
+    callback: Callback | None = None,
 ) -> list[Report] | None:
     """Trains runs that differ by nothing but the seed side by side, in `out/seed-0` and so on.
 
@@ -52,7 +52,7 @@ def train_seeds(
       out: the folder above theirs; must be empty or new, unless `resume`.
       seeds: how many.
       resume: continue all runs from the newest step at which each has a checkpoint.
-      listener: hears of the progress; reports are means, with the runs' own under `seeds`.
+      callback: hears of the progress; reports are means, with the runs' own under `seeds`.
 
     Returns:
       The final evaluations, by seed, or None when it was asked to stop early.
@@ -66,7 +66,7 @@ def train_seeds(
     given, folders = Path(out).expanduser(), [folder / name for name in names]
     check_folders(given, [given / name for name in names], resume)  # Errors name it as given.
     run = partial(SeedRuns, configs, folders, seeds=seeds)
-    return begin(run, folders, resume, listener or Listener())
+    return begin(run, folders, resume, callback or Callback())
 
 
 def seed_configs(config: RunConfig, seeds: int) -> list[RunConfig]:

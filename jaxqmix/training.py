@@ -20,8 +20,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxqmix.compilation import jit, materialise
 from jaxqmix.config import RunConfig, TrainingConfig, require
 from jaxqmix.distributed import (
-    COPIED,
-    SPREAD,
+    REPLICATED,
+    SHARDED,
     SWARMS,
     make_mesh,
     on_each_device,
@@ -36,15 +36,15 @@ from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.learner import replay as replay_store
 from jaxqmix.learner.networks import (
     AgentApply,
-    FromAllSides,
     Parameters,
-    explore,
+    SymmetryEnsemble,
+    epsilon_greedy,
     greedy_actions,
-    turned,
+    transformed,
 )
 from jaxqmix.learner.update import Learner, LearnerState, make_learner
-from jaxqmix.rollout import SUMS, Swarms, begin, refresh, refreshed, rollout
-from jaxqmix.types import Sequences, State, Timestep, record, replace
+from jaxqmix.rollout import SUMS, Swarms, auto_reset, auto_reset_count, begin, rollout
+from jaxqmix.types import Sequences, State, Timestep, pytree_dataclass, replace
 
 TRAINING = 1
 """Stream of random numbers of training; evaluation has its own, so its cities are unseen."""
@@ -58,7 +58,7 @@ FINITE = ("loss", "gradient_norm", "parameters")
 """What must stay finite."""
 
 
-@record
+@pytree_dataclass
 class Metrics:
     """What training reports: sums over the iterations since the last report."""
 
@@ -70,7 +70,7 @@ class Metrics:
     not_finite: dict[str, jax.Array]  # [] int32, FINITE: the first such iteration of the run, or 0
 
 
-@record
+@pytree_dataclass
 class TrainState:
     """Everything that a run changes; saved whole, it resumes bit for bit."""
 
@@ -93,28 +93,28 @@ class LearnedPolicy:
     apply: AgentApply
     parameters: Parameters = dataclasses.field(repr=False)  # of the agent
     drones: int
-    memory: int
+    hidden_state_size: int
     epsilon: jax.Array | None = None
 
-    def initial_memory(self) -> jax.Array:
+    def initial_hidden_state(self) -> jax.Array:
         """Zeros [N, M]."""
-        return jnp.zeros((self.drones, self.memory))
+        return jnp.zeros((self.drones, self.hidden_state_size))
 
     def __call__(
-        self, key: jax.Array, state: State, timestep: Timestep, memory: jax.Array
+        self, key: jax.Array, state: State, timestep: Timestep, hidden_state: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Actions [N] and the new memory [N, M]; only the observation is looked at."""
+        """Actions [N] and the new hidden state [N, M]; only the observation is looked at."""
         observation = timestep.observation
-        values, memory = self.apply(self.parameters, observation.agents[None], memory)
+        values, hidden_state = self.apply(self.parameters, observation.agents[None], hidden_state)
         if self.epsilon is None:
-            return greedy_actions(values[0], observation.available), memory
-        return explore(key, values[0], observation.available, self.epsilon), memory
+            return greedy_actions(values[0], observation.available), hidden_state
+        return epsilon_greedy(key, values[0], observation.available, self.epsilon), hidden_state
 
 
 jax.tree_util.register_dataclass(
     LearnedPolicy,
     data_fields=("parameters", "epsilon"),
-    meta_fields=("apply", "drones", "memory"),
+    meta_fields=("apply", "drones", "hidden_state_size"),
 )
 
 
@@ -135,7 +135,7 @@ class Trainer:
     begin: Callable[[Any], TrainState]
     iterate: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
-    def initialise(self, seed: Any) -> TrainState:
+    def init(self, seed: Any) -> TrainState:
         """The state before the first iteration, from a seed or, with `seeds`, from as many."""
         return self.begin(np.asarray(seed, np.uint32))
 
@@ -176,19 +176,21 @@ class Trainer:
 def exploring_policy(
     config: RunConfig, learner: Learner, parameters: Parameters, epsilon: jax.Array
 ) -> LearnedPolicy:
-    """The policy that training flies: it explores, and sees the world from one side."""
-    return LearnedPolicy(learner.agent, parameters, config.env.drones, learner.memory, epsilon)
+    """The policy that training flies: epsilon-greedy, without the symmetry ensemble."""
+    return LearnedPolicy(
+        learner.agent, parameters, config.env.drones, learner.hidden_state_size, epsilon
+    )
 
 
 def greedy_policy(config: RunConfig, learner: Learner, parameters: Parameters) -> LearnedPolicy:
-    """The policy that evaluations fly: it sees the world from all sides, unless
+    """The policy that evaluations fly: greedy, over the symmetry ensemble unless
     `evaluation.symmetric` is off."""
-    agent, memory = learner.agent, learner.memory
+    agent, size = learner.agent, learner.hidden_state_size
     if config.evaluation.symmetric:
         sides = symmetries(config.env)
-        agent, parameters = FromAllSides(agent), turned(parameters, sides)
-        memory *= sides.actions.shape[0]
-    return LearnedPolicy(agent, parameters, config.env.drones, memory)
+        agent, parameters = SymmetryEnsemble(agent), transformed(parameters, sides)
+        size *= sides.actions.shape[0]
+    return LearnedPolicy(agent, parameters, config.env.drones, size)
 
 
 def exploration_rate(env_steps: jax.Array, horizon: int, config: TrainingConfig) -> jax.Array:
@@ -222,8 +224,8 @@ def stagger(swarms: Swarms, horizon: int, rollout_steps: int, devices: int = 1) 
 def state_specs(config: RunConfig, seeds: int | None = None) -> TrainState:
     """Which parts of a training state are spread over the devices."""
     # In the places of arrays.
-    spread: Any = SPREAD if seeds is None else PartitionSpec(None, *SPREAD)
-    copied: Any = COPIED
+    spread: Any = SHARDED if seeds is None else PartitionSpec(None, *SHARDED)
+    copied: Any = REPLICATED
     store = replay_store.Replay(data=spread, position=copied, size=copied)
     return TrainState(
         learner=copied,
@@ -271,8 +273,8 @@ def make_trainer(config: RunConfig, seeds: int | None = None, env: Any | None = 
         state = jax.lax.fori_loop(0, iterations, lambda _, state: iteration(state), state)
         return state, state.metrics
 
-    everywhere = on_each_device(iterate, mesh, (specs, COPIED), (specs, COPIED))
-    places = shardings(mesh, (specs, COPIED))
+    everywhere = on_each_device(iterate, mesh, (specs, REPLICATED), (specs, REPLICATED))
+    places = shardings(mesh, (specs, REPLICATED))
     return Trainer(
         config,
         mission,
@@ -305,15 +307,15 @@ def make_parts(
         actions=env.actions,
         drones=config.env.drones,
         state=example.state.shape[-1],
-        calls=learner_calls(config),
+        updates=count_updates(config),
         axis=axis,
         proximal=proximal,
     )
     return env, learner
 
 
-def learner_calls(config: RunConfig) -> int:
-    """Learner calls of a run that change the weights; mode `replay` first waits for its warm-up."""
+def count_updates(config: RunConfig) -> int:
+    """Updates of a run that change the weights; mode `replay` first waits for its warm-up."""
     if config.training.mode == "online":
         return config.iterations
     waiting = (config.replay.warmup - 1) // config.training.swarms
@@ -382,7 +384,7 @@ def begin_training(
     training = config.training
     key = jax.random.fold_in(jax.random.key(seed), TRAINING)
     learner_key, swarms_key, key = jax.random.split(key, 3)
-    learned = learner.initialise(learner_key)
+    learned = learner.init(learner_key)
     epsilon = jnp.float32(training.epsilon_start)
     policy = exploring_policy(config, learner, learned.parameters["agent"], epsilon)
     swarms = begin(jax.random.split(swarms_key, training.swarms), env, policy)
@@ -476,8 +478,8 @@ def train_iteration(
     flown = state.iterations.astype(jnp.float32) * config.iteration_steps
     epsilon = exploration_rate(flown, horizon, training)
     policy = exploring_policy(config, learner, state.learner.parameters["agent"], epsilon)
-    fresh = refreshed(config.env, state.swarms.done.shape[0], training.rollout)
-    swarms = refresh(refresh_key, state.swarms, env, policy, fresh)
+    fresh = auto_reset_count(config.env, state.swarms.done.shape[0], training.rollout)
+    swarms = auto_reset(refresh_key, state.swarms, env, policy, fresh)
     swarms, sequences, sums = rollout(rollout_key, swarms, policy, env, training.rollout)
     scale = config.learner.reward_scale * horizon
     # Kept: otherwise every minibatch is gathered from the pieces that the rollout joins.
@@ -513,13 +515,13 @@ def learn(
     config: RunConfig,
     axis: str | None = None,
 ) -> tuple[LearnerState, Any, dict[str, jax.Array]]:
-    """One learner call: on the fresh sequences, or on a draw from the replay store."""
+    """One learner update: on the fresh sequences, or on a draw from the replay store."""
     if config.training.mode == "online":
         learned, metrics = learner.update(keys[0], learned, sequences)
         return learned, store, metrics
     store = replay_store.add(store, sequences)
     # This device's share of the swarms is its share of the draw, too.
-    devices = config.training.swarms // sequences.memory.shape[0]
+    devices = config.training.swarms // sequences.hidden_state.shape[0]
     batch = replay_store.sample(keys[1], store, config.replay.batch // devices)
     after, metrics = learner.update(keys[0], learned, batch)
     warm = store.size * devices >= config.replay.warmup
@@ -535,7 +537,7 @@ def sequence_shapes(config: RunConfig, swarms: Swarms) -> Sequences:
     def over_time(leaf: Any) -> Any:
         return jax.ShapeDtypeStruct((steps + 1, *leaf.shape), leaf.dtype)
 
-    memory: Any = jax.ShapeDtypeStruct(swarms.memory.shape, swarms.memory.dtype)
+    hidden_state: Any = jax.ShapeDtypeStruct(swarms.hidden_state.shape, swarms.hidden_state.dtype)
 
     def each_step(dtype: Any, *more: int) -> Any:
         return jax.ShapeDtypeStruct((steps, count, *more), dtype)
@@ -547,5 +549,5 @@ def sequence_shapes(config: RunConfig, swarms: Swarms) -> Sequences:
         terminated=each_step(bool),
         truncated=each_step(bool),
         valid=each_step(bool),
-        memory=memory,
+        hidden_state=hidden_state,
     )

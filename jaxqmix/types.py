@@ -24,7 +24,7 @@ Array = jax.Array | np.ndarray
 
 
 @dataclass_transform(frozen_default=True)
-def record(cls: type[T]) -> type[T]:
+def pytree_dataclass(cls: type[T]) -> type[T]:
     """Makes a frozen dataclass whose fields are all pytree leaves or subtrees."""
     return documented(jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls)))
 
@@ -42,7 +42,7 @@ FREE, BUILDING, NO_FLY, BORDER = range(4)
 RECEIVED, LOST, DELAYED = range(3)
 
 
-@record
+@pytree_dataclass
 class RewardWeights:
     """Reward weights, each a float32 scalar; see `jaxqmix.config.RewardConfig`."""
 
@@ -55,7 +55,7 @@ class RewardWeights:
     energy: jax.Array
 
 
-@record
+@pytree_dataclass
 class EnvParams:
     """What may vary between swarms without recompiling; float32 scalars."""
 
@@ -70,7 +70,7 @@ class EnvParams:
     reward: RewardWeights
 
 
-@record
+@pytree_dataclass
 class City:
     """A city; constant during an episode."""
 
@@ -79,7 +79,7 @@ class City:
     coverable: jax.Array  # [] int32, number of coverable cells
 
 
-@record
+@pytree_dataclass
 class Unseen:
     """Coverable cells not yet seen, and their counts in coarse blocks.
 
@@ -90,7 +90,7 @@ class Unseen:
     coarse: tuple[jax.Array, ...]  # int32 counts per block of 16, 64, ... cells a side
 
 
-@record
+@pytree_dataclass
 class State:
     """All of one swarm's world."""
 
@@ -105,7 +105,7 @@ class State:
     perimeter: jax.Array  # [] int32, sides between unseen cells and others
 
 
-@record
+@pytree_dataclass
 class Events:
     """What happened to each drone in one step; [N] bool unless said otherwise."""
 
@@ -116,7 +116,7 @@ class Events:
     border: jax.Array  # the move was blocked by the border or an altitude limit
 
 
-@record
+@pytree_dataclass
 class Observation:
     """What the agents and the mixer see."""
 
@@ -125,7 +125,7 @@ class Observation:
     state: jax.Array  # [S] float32, for the mixer only
 
 
-@record
+@pytree_dataclass
 class Symmetries:
     """What turning or mirroring the world does to what an agent sees (see `env/symmetry.py`).
 
@@ -138,7 +138,7 @@ class Symmetries:
     actions: jax.Array  # [G, A] int
 
 
-@record
+@pytree_dataclass
 class Timestep:
     """The outcome of a reset or a step."""
 
@@ -153,18 +153,18 @@ class Timestep:
 class Policy(Protocol):
     """Chooses actions for ONE swarm; learned policies and scripted planners look the same."""
 
-    def initial_memory(self) -> Any:
+    def initial_hidden_state(self) -> Any:
         """What the policy carries from step to step at the start of an episode; () for nothing."""
         ...
 
     def __call__(
-        self, key: jax.Array, state: State, timestep: Timestep, memory: Any
+        self, key: jax.Array, state: State, timestep: Timestep, hidden_state: Any
     ) -> tuple[jax.Array, Any]:
-        """Actions [N] int32, all available, and the new memory."""
+        """Actions [N] int32, all available, and the new hidden state."""
         ...
 
 
-@record
+@pytree_dataclass
 class Sequences:
     """What a rollout hands to the learner: T steps of S sequences.
 
@@ -179,20 +179,24 @@ class Sequences:
     terminated: jax.Array  # [T, S] bool
     truncated: jax.Array  # [T, S] bool
     valid: jax.Array  # [T, S] bool
-    memory: jax.Array  # [S, N, M] float32, the agents' memory before the first observation
+    hidden_state: (
+        jax.Array
+    )  # [S, N, M] float32, the agents' hidden state before the first observation
 
 
 def over_sequences(function: Callable[..., jax.Array], batch: Sequences) -> Sequences:
     """Applies `function(array, axis)` to every array and its axis of sequences S."""
     return Sequences(
         **{
-            name: jax.tree.map(functools.partial(function, axis=0 if name == "memory" else 1), part)
+            name: jax.tree.map(
+                functools.partial(function, axis=0 if name == "hidden_state" else 1), part
+            )
             for name, part in vars(batch).items()
         }
     )
 
 
-@record
+@pytree_dataclass
 class Episode:
     """One flown episode, recorded; the last axis names of `Timestep` with time in front.
 

@@ -83,7 +83,7 @@ class Parts:
 
     @cached_property
     def learn(self) -> Callable:
-        """The compiled learner call of mode `replay`: (seed, learner's state, store, sequences)."""
+        """The compiled update of mode `replay`: (seed, learner's state, store, sequences)."""
         _, learner = make_parts(REPLAY_MISSION, axis=None)
 
         def call(seed: int, learned: LearnerState, store: Any, sequences: Sequences) -> tuple:
@@ -115,7 +115,7 @@ class Parts:
 
     def begin(self, seed: int = 0) -> TrainState:
         """A state before the first rollout."""
-        return self.online.initialise(seed)
+        return self.online.init(seed)
 
     def save(self, run: Path, state: TrainState) -> None:
         """Writes a checkpoint."""
@@ -223,11 +223,11 @@ def check_agent(parts: Parts) -> str:
     kernel = learner.parameters["agent"]["dense_0"]["kernel"]
     expect(np.std(kernel) > 1e-3, "all initial weights are the same")
     expect(same(learner.parameters, learner.target), "the target network is not a copy")
-    expect(same(learner.parameters, learner.average), "the averaged weights are not a copy")
+    expect(same(learner.parameters, learner.ema), "the averaged weights are not a copy")
     swarm = parts.swarm
     policy = parts.online.policy(learner.parameters["agent"])
-    memory = policy.initial_memory()
-    actions, _ = policy(jax.random.key(0), swarm.state, swarm.timestep, memory)
+    hidden_state = policy.initial_hidden_state()
+    actions, _ = policy(jax.random.key(0), swarm.state, swarm.timestep, hidden_state)
     available = np.asarray(swarm.timestep.observation.available)
     chosen = available[np.arange(len(available)), np.asarray(actions)]
     expect(chosen.all(), "the untrained agent chooses an unavailable action")
@@ -236,7 +236,7 @@ def check_agent(parts: Parts) -> str:
 
 
 def check_online(parts: Parts) -> str:
-    """One rollout and learner call of mode `online` change the weights."""
+    """One rollout and learner update of mode `online` change the weights."""
     state = parts.begin()
     before = jax.device_get(state.learner.parameters)
     state, metrics = jax.device_get(parts.online.iterate(state, 1))
@@ -291,9 +291,9 @@ def check_shapes(parts: Parts) -> str:
         agent_features(replace(MISSION.env, drones=20)) == features,
         "an observation's size depends on the number of drones",
     )
-    learned = jax.eval_shape(learner.initialise, jax.random.key(0))
+    learned = jax.eval_shape(learner.init, jax.random.key(0))
     agent, mixer = learned.parameters["agent"], learned.parameters["mixer"]
-    values, _ = jax.eval_shape(learner.agent, agent, observation.agents, shapes.memory)
+    values, _ = jax.eval_shape(learner.agent, agent, observation.agents, shapes.hidden_state)
     expect_shape(values, (steps + 1, swarms, drones, env.actions), "the agent's output")
     chosen = jax.ShapeDtypeStruct(values.shape[:-1], values.dtype)
     team = jax.eval_shape(learner.mixer, mixer, chosen, observation.state)
@@ -321,7 +321,7 @@ def check_checkpoint(parts: Parts) -> str:
         size = sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
     for name, value in vars(expected).items():
         expect(same(getattr(restored, name), value), f"{name} comes back changed")
-    expect(same(policy, expected.learner.average), "the policy comes back changed")
+    expect(same(policy, expected.learner.ema), "the policy comes back changed")
     return f"a checkpoint of {size / 1e3:,.0f} kB comes back bit for bit"
 
 
@@ -333,14 +333,16 @@ def check_loop(parts: Parts) -> str:
         state.iterations == MISSION.iterations,
         f"{state.iterations} rollouts of {MISSION.iterations} counted",
     )
-    expect_finite((state.learner.parameters, state.learner.average), "the trained parameters")
+    expect_finite((state.learner.parameters, state.learner.ema), "the trained parameters")
     least = MISSION.budget // MISSION.env.horizon // 2
     expect(metrics.ended >= least, f"only {metrics.ended:.0f} episodes ended")
     epsilon = float(metrics.epsilon)
     expect(abs(epsilon - MISSION.training.epsilon_end) < 1e-6, f"epsilon ended at {epsilon:.2f}")
-    policy = parts.online.policy(state.learner.average["agent"])
-    key, memory = jax.random.key(0), policy.initial_memory()
-    *_, (_, timestep) = fly(parts, lambda state, timestep: policy(key, state, timestep, memory)[0])
+    policy = parts.online.policy(state.learner.ema["agent"])
+    key, hidden_state = jax.random.key(0), policy.initial_hidden_state()
+    *_, (_, timestep) = fly(
+        parts, lambda state, timestep: policy(key, state, timestep, hidden_state)[0]
+    )
     expect_finite(timestep, "a flight of the trained policy")
     return (
         f"{MISSION.budget} env steps, {metrics.ended:.0f} episodes; "

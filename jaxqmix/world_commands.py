@@ -11,7 +11,7 @@ from jaxqmix.cli import (
     PLANNERS,
     Planner,
     check_file,
-    find_flyer,
+    find_policy,
     optional,
     parse,
     single,
@@ -154,16 +154,16 @@ def fly_command(arguments: list[str]) -> int:
     out = given.out or Path("flights")
     require(not out.is_file(), "out", out, "it is a file, and must be a folder")
     check_writable("out", out)
-    flyer = find_flyer(single(names, "run"), given.planner, given.drones, given.city)
+    loaded = find_policy(single(names, "run"), given.planner, given.drones, given.city)
     from jaxqmix import api
     from jaxqmix.export.flights import export_flights, require_origin
 
-    require_origin(flyer.config.env, given.format, given.origin)
-    episode = api.record(flyer, seed=given.seed)
-    files = export_flights(episode, flyer.config.env, out, given.format, given.origin)
+    require_origin(loaded.config.env, given.format, given.origin)
+    episode = api.record(loaded, seed=given.seed)
+    files = export_flights(episode, loaded.config.env, out, given.format, given.origin)
     length = int(episode.length)
     print(
-        f"flown: {length} steps, {length * flyer.config.env.step_seconds:.0f} s, "
+        f"flown: {length} steps, {length * loaded.config.env.step_seconds:.0f} s, "
         f"coverage {float(episode.coverage[-1]):.1%}"
     )
     print(f"wrote {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))

@@ -15,10 +15,10 @@ from jaxqmix.config import RunConfig
 from jaxqmix.federated import local, nodes, rounds
 from jaxqmix.learner.update import LearnerState
 from jaxqmix.training import make_parts
-from jaxqmix.types import record, replace
+from jaxqmix.types import pytree_dataclass, replace
 
 
-@record
+@pytree_dataclass
 class Probe:
     """A site's state, in place of a `TrainState`."""
 
@@ -28,7 +28,7 @@ class Probe:
 
 def begin_site(seed: jax.Array, domain: Any, group: Any) -> Probe:
     """Random weights, as of a real site."""
-    weights = group.learner.initialise(jax.random.key(seed)).parameters
+    weights = group.learner.init(jax.random.key(seed)).parameters
     return Probe(LearnerState(weights, (), weights, (jnp.int32(0),), jnp.int32(0)), jnp.int32(0))
 
 

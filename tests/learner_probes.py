@@ -35,7 +35,7 @@ def sequences(states, actions, reward, terminated, truncated, drones=1, kinds=3)
         terminated=jnp.asarray(terminated, bool),
         truncated=jnp.asarray(truncated, bool),
         valid=jnp.ones(reward.shape, bool),
-        memory=jnp.zeros((reward.shape[1], drones, 0)),
+        hidden_state=jnp.zeros((reward.shape[1], drones, 0)),
     )
 
 
@@ -79,4 +79,4 @@ def learn(
 
         return jax.lax.scan(body, learned, jax.random.split(jax.random.key(1), calls))[0]
 
-    return learner, run(learner.initialise(jax.random.key(0)))
+    return learner, run(learner.init(jax.random.key(0)))

@@ -458,7 +458,7 @@ def leads_to(own, other, move, moves, reach, config) -> bool:
     return share > 0 and nearest < reach and abs(offset[2]) < 10 + config.climb
 
 
-def keeps_clear(position, config) -> np.ndarray:
+def collision_free_actions(position, config) -> np.ndarray:
     """Whether each action [N, A] keeps clear of the teammates; who is further west, or as far west
     and further north, gives way."""
     clear = np.ones((len(position), 7), bool)
@@ -640,7 +640,7 @@ def observe(world: World, weather: Weather, noise, config) -> list[dict[str, np.
     observed = world.position + weather.sensor_noise * noise
     blocked = obstructed_actions(world.heights, world.no_fly, world.position, config)
     strike = strikes_later(world.heights, world.no_fly, world.position, config)
-    clear = keeps_clear(world.position, config)
+    clear = collision_free_actions(world.position, config)
     counts = {block: block_counts(world.unseen, block) for block in coarse_sides(config)}
     result = []
     for drone, place in enumerate(world.position):

@@ -16,7 +16,7 @@ import jaxqmix
 from jaxqmix import api, compilation, console, runner
 from jaxqmix.config import ConfigError
 from jaxqmix.learner.networks import make_agent
-from jaxqmix.types import record
+from jaxqmix.types import pytree_dataclass
 from jaxqmix.validate import MISSION
 
 TINY = MISSION.replace(**{"env.horizon": 5, "evaluation.episodes": 2})
@@ -29,40 +29,40 @@ def quick_compilation(monkeypatch):
     monkeypatch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
 
 
-def first_available(key, state, timestep, memory):
+def first_available(key, state, timestep, hidden_state):
     """A policy as a plain function."""
-    return timestep.observation.available.argmax(axis=-1), memory
+    return timestep.observation.available.argmax(axis=-1), hidden_state
 
 
 def learned(config=TINY):
-    """A flyer of fresh weights."""
+    """A loaded policy of fresh weights."""
     env = jaxqmix.make(config)
-    initialise, _ = make_agent(config.learner, env.features, env.actions)
-    make_policy = api.functools.partial(api.learned_policy, config, initialise(KEY))
-    return jaxqmix.Flyer("qmix", config, make_policy)
+    init, _ = make_agent(config.learner, env.features, env.actions)
+    make_policy = api.functools.partial(api.learned_policy, config, init(KEY))
+    return jaxqmix.LoadedPolicy("qmix", config, make_policy)
 
 
-def flyers():
+def loaded_policies():
     return {name: jaxqmix.scripted(name, TINY) for name in jaxqmix.PLANNERS} | {"qmix": learned()}
 
 
 @pytest.mark.parametrize("name", [*jaxqmix.PLANNERS, "qmix"])
 def test_jit_vmap_and_scan_take_policies(name):
     """As arguments and as functions; traced, for compiling would add nothing."""
-    flyer = flyers()[name]
-    env, policy = flyer.env, flyer.policy
+    loaded = loaded_policies()[name]
+    env, policy = loaded.env, loaded.policy
     params = env.draw_params(KEY)
 
     def fly(policy, key):
         state, timestep = env.reset(key, params)
 
         def step(carry, key):
-            policy, state, timestep, memory = carry
-            actions, memory = policy(key, state, timestep, memory)
+            policy, state, timestep, hidden_state = carry
+            actions, hidden_state = policy(key, state, timestep, hidden_state)
             state, timestep = env.step(key, state, actions, params)
-            return (policy, state, timestep, memory), actions
+            return (policy, state, timestep, hidden_state), actions
 
-        carry = policy, state, timestep, policy.initial_memory()
+        carry = policy, state, timestep, policy.initial_hidden_state()
         return jax.lax.scan(step, carry, jax.random.split(key, 3))[1]
 
     keys = jax.random.split(KEY, 2)
@@ -70,39 +70,41 @@ def test_jit_vmap_and_scan_take_policies(name):
     flown = jax.eval_shape(jax.jit(jax.vmap(fly, (None, 0))), policy, keys)
     assert flown.shape == (2, 3, drones)
     state, timestep = jax.eval_shape(env.reset, KEY, params)
-    actions, _ = jax.eval_shape(jax.jit(policy), KEY, state, timestep, policy.initial_memory())
+    actions, _ = jax.eval_shape(
+        jax.jit(policy), KEY, state, timestep, policy.initial_hidden_state()
+    )
     assert actions.shape == (drones,) and actions.dtype == jnp.int32
     assert hash(policy) == hash(policy) and len(repr(policy)) < 2000
 
 
 def test_flyers_are_data():
     """They can be sent to another process, and flown under another config."""
-    for flyer in flyers().values():
-        again = pickle.loads(pickle.dumps(flyer))
-        assert jax.tree.structure(again.policy) == jax.tree.structure(flyer.policy)
+    for loaded in loaded_policies().values():
+        again = pickle.loads(pickle.dumps(loaded))
+        assert jax.tree.structure(again.policy) == jax.tree.structure(loaded.policy)
         larger = TINY.replace(**{"env.drones": 3, "domain.packet_loss": 0.5})
-        assert flyer.under(larger).env.config.drones == 3
-        for mine, theirs in zip(*map(jax.tree.leaves, (flyer.policy, again.policy)), strict=True):
+        assert loaded.under(larger).env.config.drones == 3
+        for mine, theirs in zip(*map(jax.tree.leaves, (loaded.policy, again.policy)), strict=True):
             np.testing.assert_array_equal(mine, theirs)
     with pytest.raises(ConfigError, match=r"env = 20 x 16 cells .*`obstacles` of its obs"):
         learned().under(TINY.replace(**{"env.patch": 7})).policy  # noqa: B018
 
 
-@record
+@pytree_dataclass
 class Weighted:
     """A policy of a user's own: a pytree."""
 
     weights: jax.Array  # [A]
 
-    def initial_memory(self):
+    def initial_hidden_state(self):
         """Nothing."""
         return ()
 
-    def __call__(self, key, state, timestep, memory):
+    def __call__(self, key, state, timestep, hidden_state):
         """Counts how often it is traced."""
         TRACED.append(1)
         scores = jnp.where(timestep.observation.available, self.weights, -jnp.inf)
-        return scores.argmax(axis=-1), memory
+        return scores.argmax(axis=-1), hidden_state
 
 
 TRACED: list[int] = []
@@ -128,15 +130,15 @@ def test_functions_fly_and_missions_go_on_to_the_horizon():
     assert report["coverage"] > report["coverage_over_time"]["mean"][1] > 0.01
 
 
-def wrong_pair(key, state, timestep, memory):
+def wrong_pair(key, state, timestep, hidden_state):
     return state.link
 
 
-def wrong_actions(key, state, timestep, memory):
-    return timestep.reward, memory
+def wrong_actions(key, state, timestep, hidden_state):
+    return timestep.reward, hidden_state
 
 
-def wrong_memory(key, state, timestep, memory):
+def wrong_hidden_state(key, state, timestep, hidden_state):
     return state.link, timestep.reward
 
 
@@ -150,7 +152,7 @@ def wrong_memory(key, state, timestep, memory):
         (lambda: jaxqmix.evaluate(first_available, "quick"), "config = 'quick' is not allowed"),
         (lambda: jaxqmix.evaluate(wrong_pair, TINY), "must return a pair"),
         (lambda: jaxqmix.evaluate(wrong_actions, TINY), "policy's actions = float32[] is not"),
-        (lambda: jaxqmix.evaluate(wrong_memory, TINY), "policy's memory = "),
+        (lambda: jaxqmix.evaluate(wrong_hidden_state, TINY), "policy's hidden state = "),
         (lambda: jaxqmix.evaluate(first_available, TINY, episodes=0), "episodes = 0 is not"),
         (lambda: jaxqmix.evaluate(first_available, TINY, episodes=2.5), "episodes = 2.5 is not"),
         (lambda: jaxqmix.evaluate(first_available, TINY, seed=-1), "seed = -1 is not allowed"),
@@ -177,8 +179,8 @@ def test_policies_are_drawn_and_shown(monkeypatch, tmp_path):
     drawn = {}
     monkeypatch.setattr("jaxqmix.render.render", lambda *given, **more: drawn.update(more) or given)
     out = tmp_path / "flight.png"
-    flyer = jaxqmix.scripted("greedy", TINY)
-    assert jaxqmix.draw(flyer, out, seed=7, side=9) == ("episode", out)
+    loaded = jaxqmix.scripted("greedy", TINY)
+    assert jaxqmix.draw(loaded, out, seed=7, side=9) == ("episode", out)
     assert drawn == {"cell_size": TINY.env.cell_size, "title": "greedy", "side": 9}
     assert flown[0][1:] == (7, 1)
 
@@ -186,11 +188,11 @@ def test_policies_are_drawn_and_shown(monkeypatch, tmp_path):
 def test_training_shows_its_progress_unless_quiet(monkeypatch, tmp_path):
     heard = []
     monkeypatch.setattr(runner, "train", lambda *given: heard.append(given[3]))
-    for options in ({}, {"quiet": True}, {"listener": console.Lines()}):
+    for options in ({}, {"quiet": True}, {"callback": console.Lines()}):
         jaxqmix.train(TINY, tmp_path / "run", **options)
-    assert [type(listener) for listener in heard] == [
+    assert [type(callback) for callback in heard] == [
         console.Console,
-        runner.Listener,
+        runner.Callback,
         console.Lines,
     ]
 
@@ -211,3 +213,18 @@ def test_editors_see_every_name():
     for name in jaxqmix.__all__:
         assert getattr(jaxqmix, name) is not None
     assert (Path(jaxqmix.__file__).parent / "py.typed").exists()
+
+
+def test_former_names_still_work():
+    """What was renamed answers to its former name for one version, with a warning."""
+    with pytest.warns(DeprecationWarning, match=r"jaxqmix\.LoadedPolicy"):
+        assert jaxqmix.Flyer is jaxqmix.LoadedPolicy
+
+    class Remembers:
+        """A policy as it was written before."""
+
+        def initial_memory(self):
+            return jnp.ones(2)
+
+    with pytest.warns(DeprecationWarning, match="initial_hidden_state"):
+        assert api.Opaque(Remembers()).initial_hidden_state().shape == (2,)

@@ -99,7 +99,7 @@ def test_a_run_is_good_enough_at_the_third_evaluation_in_a_row(common, monkeypat
     def evaluated(step, met, final=False):
         figures = dict.fromkeys(common.METRICS, 0.5)
         success = {"coverage": met, "return": True}
-        watch.evaluated({"env_steps": step, "final": final, "success": success, **figures})
+        watch.on_evaluation({"env_steps": step, "final": final, "success": success, **figures})
 
     for step, met in enumerate([True, True, False, True, True]):
         evaluated(step, met)

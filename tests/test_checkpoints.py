@@ -79,7 +79,7 @@ def test_what_is_saved_is_read_back(run):
     chex.assert_trees_all_equal(state, STATES[5])
     config, policy, step = load(run)
     assert (config, step) == (MISSION, 3)  # the best
-    chex.assert_trees_all_equal(policy, STATES[3].learner.average)
+    chex.assert_trees_all_equal(policy, STATES[3].learner.ema)
     assert checkpoints.notes_of(run, "latest", 5) == {"best_return": 5 / 7}
     assert checkpoints.notes_of(run, "latest", 4) == {}
 
@@ -169,7 +169,7 @@ def test_another_schema_is_of_another_version(run):
     file = run / "checkpoints" / "latest" / "5" / "about.json"
     about = json.loads(file.read_text()) | {"schema": 7}
     file.write_text(json.dumps(checkpoints.sealed(about)))
-    with pytest.raises(CheckpointError, match=r"another version of jaxqmix: schema 7.* reads 2"):
+    with pytest.raises(CheckpointError, match=r"another version of jaxqmix: schema 7.* reads 3"):
         restored(run)
     file.unlink()
     (file.parent / "about").mkdir()

@@ -311,11 +311,11 @@ def test_policies_fly_in_another_world(monkeypatch):
     """What differs from the run or preset is said in the report."""
     monkeypatch.setattr(cli, "prepare_jax", lambda: None)
     words = ["--domain.packet-loss", "0.5", "0.5", "--env.drones", "4"]
-    flyer = cli.find_flyer("quick", "lanes", None, None, words)
-    assert flyer.changed == {"env.drones": 4, "domain.packet_loss": "(0.5, 0.5)"}
-    assert flyer.policy.config.drones == 4
-    assert cli.find_flyer("quick", "lanes", 6).changed == {"env.drones": 6}
-    assert cli.find_flyer("quick", "lanes", None).changed == {}
+    loaded = cli.find_policy("quick", "lanes", None, None, words)
+    assert loaded.changed == {"env.drones": 4, "domain.packet_loss": "(0.5, 0.5)"}
+    assert loaded.policy.config.drones == 4
+    assert cli.find_policy("quick", "lanes", 6).changed == {"env.drones": 6}
+    assert cli.find_policy("quick", "lanes", None).changed == {}
 
 
 def test_runs_of_similar_names_are_proposed(capsys, tmp_path, monkeypatch):
@@ -375,8 +375,8 @@ def test_planners_are_drawn_with_other_numbers_of_drones(capsys, tmp_path, monke
     flown, out = [], tmp_path / f"flight{ending}"
     record = api.record
 
-    def recorded(flyer, seed):
-        flown.append(record(flyer, seed=seed))
+    def recorded(loaded, seed):
+        flown.append(record(loaded, seed=seed))
         return flown[-1]
 
     monkeypatch.setattr(api, "record", recorded)

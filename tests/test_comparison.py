@@ -88,10 +88,10 @@ def test_planners_fly_once(monkeypatch, tmp_path):
     """Other cities, worlds or code are flown anew, and damaged files too."""
     flown, said = [], []
 
-    def fly(flyer, **asked):
-        flown.append((flyer.name, asked["episodes"], flyer.config.env.drones))
+    def fly(loaded, **asked):
+        flown.append((loaded.name, asked["episodes"], loaded.config.env.drones))
         names = dict.fromkeys(EVALUATED, 0.5)
-        return report(flyer.name, coverage_over_time={"mean": [0.5]}, **names), None
+        return report(loaded.name, coverage_over_time={"mean": [0.5]}, **names), None
 
     monkeypatch.setattr(api, "evaluate", fly)
     monkeypatch.setattr(comparison, "cache_folder", lambda: tmp_path / "cache")

@@ -44,12 +44,12 @@ def show_fixture(monkeypatch, tmp_path):
             console, "Terminal", lambda **more: Terminal(**settings, _environ={}, **more)
         )
         shown = console.Console(tmp_path / "run")
-        shown.begun(preset("quick"), 0, {"swarms": 5_000_000, "replay": 0})
+        shown.on_start(preset("quick"), 0, {"swarms": 5_000_000, "replay": 0})
         for step in range(1, 21):
-            shown.advanced(step)
-            shown.trained(REPORT)
-        shown.stopping()
-        shown.stopped(20)
+            shown.on_advance(step)
+            shown.on_training_report(REPORT)
+        shown.on_stopping()
+        shown.on_stopped(20)
         return written.getvalue()
 
     return show
@@ -58,7 +58,7 @@ def show_fixture(monkeypatch, tmp_path):
 def test_names_are_no_markup(tmp_path, monkeypatch):
     written = io.StringIO()
     monkeypatch.setattr(console, "Terminal", lambda **_: Terminal(file=written, width=80))
-    console.Console(tmp_path / "x[/y]").finished()
+    console.Console(tmp_path / "x[/y]").on_finish()
     assert "x[/y]" in written.getvalue()
     run = Record("quick[vdn]", {"training": {}}, [], None)
     console.show_runs([run], {})

@@ -9,7 +9,7 @@ from learner_probes import two_step_game
 
 from jaxqmix.config import LearnerConfig
 from jaxqmix.distributed import (
-    COPIED,
+    REPLICATED,
     SWARMS,
     host_memory,
     keep_freed_memory,
@@ -77,7 +77,7 @@ def test_gradients_of_the_parts_add_up():
     targets = jax.random.normal(jax.random.key(0), (2, 16, 1))
     config = LearnerConfig(hidden=16, layers=1, mixing_width=4)
     learner = make_learner(config, 5, 2, 2, 3, 1)
-    parameters = learner.initialise(jax.random.key(1)).parameters
+    parameters = learner.init(jax.random.key(1)).parameters
     gradient = jax.grad(td_loss, has_aux=True)
     whole, _ = gradient(parameters, batch, targets, learner.agent, learner.mixer)
 
@@ -90,7 +90,7 @@ def test_gradients_of_the_parts_add_up():
         return total((grads, metrics), SWARMS)[0]
 
     mesh = make_mesh(lambda devices: devices <= 2)
-    parts = jax.jit(on_each_device(part, mesh, (specs, over_sequences), COPIED))(batch, targets)
+    parts = jax.jit(on_each_device(part, mesh, (specs, over_sequences), REPLICATED))(batch, targets)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), parts, whole)
 
 
@@ -119,7 +119,7 @@ def test_every_device_has_its_own_key():
         on_each_device(
             lambda key: jax.random.key_data(own_key(key, SWARMS))[None],
             mesh,
-            (COPIED,),
+            (REPLICATED,),
             jax.sharding.PartitionSpec(SWARMS),
         )
     )(jax.random.key(0))

@@ -345,7 +345,7 @@ def test_moves_that_could_meet_a_teammate(name):
     offset, unavailable = TEAMMATES[name]
     config = EnvConfig(drones=2, cell_size=20.0, climb=20.0)
     own = np.array([500.0, 500.0, 60.0])
-    clear = dynamics.keeps_clear(jnp.array([own, own + offset]), config)[0]
+    clear = dynamics.collision_free_actions(jnp.array([own, own + offset]), config)[0]
     assert [ACTIONS[a] for a in np.flatnonzero(~clear)] == unavailable.split()
 
 
@@ -358,7 +358,7 @@ def test_clear_moves_that_all_arrive_never_conflict(cell):
     offset = place[:, :, None] - place[:, None]
     apart = np.hypot(offset[..., 0], offset[..., 1]) + 1e9 * np.eye(6)
     place = jnp.asarray(place[apart.min(axis=(1, 2)) > 30], jnp.float32)
-    clear = jax.jit(jax.vmap(lambda p: dynamics.keeps_clear(p, config)))(place)
+    clear = jax.jit(jax.vmap(lambda p: dynamics.collision_free_actions(p, config)))(place)
     scores = random.uniform(size=clear.shape)
     met = []
     for allowed in (clear, np.ones_like(clear)):

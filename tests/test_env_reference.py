@@ -147,7 +147,7 @@ def test_obstructions(flights, take):
                 assert fast[drone, action] in ref.possible_obstructions(*city, target, config)
                 close_calls += 1
             strike = ref.strikes_later(*city, world.position, config)
-            clear = ref.keeps_clear(world.position, config)
+            clear = ref.collision_free_actions(world.position, config)
             mask = [ref.available_actions(*one) for one in zip(fast, strike, clear, strict=True)]
             available = data["timesteps"].observation.available[swarm, time]
             assert not (available & (fast != ref.FREE)).any()

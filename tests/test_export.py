@@ -49,7 +49,7 @@ def untrained(name: str) -> tuple[RunConfig, dict]:
     evaluation = dataclasses.replace(config.evaluation, symmetric=views)
     config = dataclasses.replace(config, evaluation=evaluation)
     _, learner = make_parts(config, axis=None)
-    agent = learner.initialise(jax.random.key(0)).parameters["agent"]
+    agent = learner.init(jax.random.key(0)).parameters["agent"]
     draw = np.random.default_rng(1)
     move = lambda leaf: np.asarray(leaf) + 0.3 * draw.normal(size=leaf.shape)  # noqa: E731
     return config, jax.tree.map(lambda leaf: move(leaf).astype(np.float32), agent)
@@ -74,15 +74,15 @@ def test_onnx_acts_as_jax_on_recorded_observations(name, recorded, tmp_path):
     write_onnx(plain, tmp_path / "policy.onnx")
     observation, available = recorded
     assert len(observation) >= 1000
-    memory = np.tanh(
-        np.random.default_rng(2).normal(size=(len(observation), plain.about["memory"]))
+    hidden_state = np.tanh(
+        np.random.default_rng(2).normal(size=(len(observation), plain.about["hidden_state"]))
     )
-    memory = memory.astype(np.float32)
-    expected, expected_memory = jax.device_get(
-        policy.jax_values(config, agent)(observation, memory)
+    hidden_state = hidden_state.astype(np.float32)
+    expected, expected_hidden_state = jax.device_get(
+        policy.jax_values(config, agent)(observation, hidden_state)
     )
     inputs = {"observation": observation, "available": available}
-    inputs |= {"memory": memory} if memory.size else {}
+    inputs |= {"hidden_state": hidden_state} if hidden_state.size else {}
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
     session = runtime.InferenceSession(str(tmp_path / "policy.onnx"), options)
@@ -91,7 +91,7 @@ def test_onnx_acts_as_jax_on_recorded_observations(name, recorded, tmp_path):
     np.testing.assert_array_equal(action, greedy_actions(expected, available))
     assert available[np.arange(len(action)), action].all() and len(set(action)) > 3
     for found in rest:
-        np.testing.assert_allclose(found, expected_memory, atol=1e-5)
+        np.testing.assert_allclose(found, expected_hidden_state, atol=1e-5)
     model = onnx.load(tmp_path / "policy.onnx")
     assert len(model.graph.node) <= (12 if name != "recurrent" else 26)
     about = {entry.key: entry.value for entry in model.metadata_props}
@@ -110,15 +110,15 @@ def test_numpy_and_stablehlo_act_as_jax(name, recorded, tmp_path):
     alone = runpy.run_path(policy.__file__.replace("policy.py", "numpy_policy.py"))["NumpyPolicy"]
     acts = alone(tmp_path / "policy.npz")
     observation, available = (array[:50] for array in recorded)
-    memory = np.stack([acts.initial_memory()] * 50)
+    hidden_state = np.stack([acts.initial_hidden_state()] * 50)
     data = bytearray((tmp_path / "policy.stablehlo").read_bytes())
-    action, values, after = jax.export.deserialize(data).call(observation, available, memory)
+    action, values, after = jax.export.deserialize(data).call(observation, available, hidden_state)
     for i in range(50):
-        found, remembered = acts(observation[i], available[i], memory[i])
+        found, remembered = acts(observation[i], available[i], hidden_state[i])
         assert found == action[i]
         largest = np.abs(values).max()
         np.testing.assert_allclose(
-            acts.values(observation[i], memory[i])[0], values[i], atol=1e-5 * largest
+            acts.values(observation[i], hidden_state[i])[0], values[i], atol=1e-5 * largest
         )
         np.testing.assert_allclose(remembered, after[i], atol=1e-5)
     about = json.loads((tmp_path / "policy.json").read_text())
@@ -354,5 +354,5 @@ def test_policy_without_memory_keeps_none(tmp_path):
     acts = NumpyPolicy(tmp_path / "policy.npz")
     observation = np.zeros(acts.about["features"], np.float32)
     only = np.arange(7) == 4
-    action, memory = acts(observation, only, acts.initial_memory())
-    assert action == 4 and memory.shape == (0,)
+    action, hidden_state = acts(observation, only, acts.initial_hidden_state())
+    assert action == 4 and hidden_state.shape == (0,)

@@ -28,7 +28,7 @@ from jaxqmix.config import ConfigError, EnvConfig, NotFiniteError
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.locking import LOCK
 from jaxqmix.metrics import MetricsWriter, local_path
-from jaxqmix.runner import Listener, train
+from jaxqmix.runner import Callback, train
 from jaxqmix.types import HOVER
 from jaxqmix.validate import MISSION
 
@@ -38,16 +38,16 @@ class StandIn:
 
     made = ()
 
-    def __init__(self, configs, folders, listener, resume=False, wandb=None):
+    def __init__(self, configs, folders, callback, resume=False, wandb=None):
         (config,), (folder,) = configs, folders
-        self.folder, self.listener, self.steps = folder, listener, 0
+        self.folder, self.callback, self.steps = folder, callback, 0
         StandIn.made = (*StandIn.made, self)
         runner.make_folder(folder, config)
 
     def train(self, asked):
-        """One line to the listener a step."""
+        """One line to the callback a step."""
         while self.steps < 3 and not asked():
-            self.listener.advanced(self.steps)
+            self.callback.on_advance(self.steps)
             self.steps += 1
         return [{"steps": self.steps}]
 
@@ -60,8 +60,8 @@ def stand_in(monkeypatch):
 
 
 def on_advance(action):
-    """A listener that does something when training advances."""
-    return type("Doing", (Listener,), {"advanced": lambda self, step: action(step)})()
+    """A callback that does something when training advances."""
+    return type("Doing", (Callback,), {"on_advance": lambda self, step: action(step)})()
 
 
 def test_a_second_run_in_a_folder_is_refused(tmp_path):
@@ -74,7 +74,7 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path):
                 train(MISSION, tmp_path / "run", resume)
             said.append(str(refusal.value))
 
-    assert train(MISSION, tmp_path / "run", listener=on_advance(again)) == {"steps": 3}
+    assert train(MISSION, tmp_path / "run", callback=on_advance(again)) == {"steps": 3}
     assert "it is not empty" in said[0] and f"process {os.getpid()} on " in said[1]
     assert not (tmp_path / "run" / LOCK).exists()
 
@@ -102,8 +102,8 @@ def test_signals_stop_a_run_that_trains(tmp_path, name):
         pytest.skip("no such signal")
     number = getattr(signal, name)
     before = signal.getsignal(number)
-    listener = on_advance(lambda step: step == 1 and signal.raise_signal(number))
-    assert train(MISSION, tmp_path / "run", listener=listener) == {"steps": 2}
+    callback = on_advance(lambda step: step == 1 and signal.raise_signal(number))
+    assert train(MISSION, tmp_path / "run", callback=callback) == {"steps": 2}
     assert signal.getsignal(number) is before
 
 
@@ -115,14 +115,14 @@ def test_a_reader_that_leaves_stops_a_run_as_if_asked(tmp_path, error):
         raise error
 
     with pytest.raises(BrokenPipeError):
-        train(MISSION, tmp_path / "run", listener=on_advance(leave))
+        train(MISSION, tmp_path / "run", callback=on_advance(leave))
     assert StandIn.made[-1].steps == 1
 
 
 def test_a_run_stays_where_it_began(tmp_path, monkeypatch):
     """Whatever becomes of the working directory."""
     monkeypatch.chdir(tmp_path)
-    train(MISSION, "run", listener=on_advance(lambda step: os.chdir("/")))
+    train(MISSION, "run", callback=on_advance(lambda step: os.chdir("/")))
     assert StandIn.made[-1].folder == tmp_path / "run"
 
 

@@ -116,7 +116,7 @@ def test_two_nodes_equal_the_simulation(network, tmp_path, monkeypatch):
     network.node(1)  # late
     network.wait("run")
     program = make_program(TINY, TWO, find_sites(TWO, TINY)[0])
-    state = program.initialise(TINY.training.seed)
+    state = program.init(TINY.training.seed)
     for _ in range(TWO.rounds):
         state, _ = program.round(state)
     assert [len(line["admitted"]) for line in rounds_of(tmp_path)] == [2, 2, 2]

@@ -55,7 +55,7 @@ def test_an_app_holds_the_settings(tmp_path, capsys):
 def test_two_nodes_equal_the_simulation(tmp_path):
     server = ServerNode(TINY, TWO)
     program = make_program(TINY, TWO, server.sites)
-    state = program.initialise(TINY.training.seed)
+    state = program.init(TINY.training.seed)
     for a, b in zip(jax.tree.leaves(state.server.weights), jax.tree.leaves(server.server.weights),
                     strict=True):  # fmt: skip
         np.testing.assert_allclose(a, b, atol=1e-7)

@@ -104,7 +104,7 @@ def test_rounds_by_hand(probes):
     )  # fmt: skip
     sites, _ = find_sites(federation, TINY)
     program = make_program(TINY, federation, sites)
-    after, seen = jax.device_get(program.initialise(0)), set()
+    after, seen = jax.device_get(program.init(0)), set()
     for number in range(6):
         before = after
         state, outcome = program.round(program.place(before))
@@ -150,7 +150,7 @@ def test_stale_starts_and_swarms_of_two_sizes(probes, monkeypatch):
     )  # fmt: skip
     sites, _ = find_sites(federation, TINY)
     program = make_program(TINY, federation, sites)
-    state = program.initialise(0)
+    state = program.init(0)
     assert set(state.server.weights) == {"agent"}
     known = [ravel(state.server.weights)] * 3
     for _ in range(3):

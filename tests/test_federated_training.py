@@ -44,8 +44,8 @@ FEDERATION = FederationConfig(
 def tuned(state, start, domain, work, clock, group):
     """In place of training at the end, which takes long to compile: another policy."""
     state = begin_round(state, start, clock, group)
-    average = jax.tree.map(lambda leaf: 1.1 * leaf, state.learner.average)
-    return (replace(state, learner=replace(state.learner, average=average)),)
+    average = jax.tree.map(lambda leaf: 1.1 * leaf, state.learner.ema)
+    return (replace(state, learner=replace(state.learner, ema=average)),)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -114,7 +114,7 @@ def test_learning_rates_follow_the_clock_of_the_federation(whole):
 
 def test_a_resumed_federation_is_equal_bit_for_bit(whole, tmp_path):
     folder, done = tmp_path / "resumed", []
-    run = federated.FederatedRun(TINY, FEDERATION, folder, federated.Listener())
+    run = federated.FederatedRun(TINY, FEDERATION, folder, federated.Callback())
     # Stopped after round 3; the last checkpoint is the one of the stop.
     assert run.train(lambda: done.append(1) or len(done) > 3) is None
     assert len(federated.read_rounds(folder)) == 3
@@ -140,7 +140,7 @@ def test_its_folders_are_ordinary_runs(whole, monkeypatch):
     def flies(name, *_):
         raise ConfigError(f"flies {name}")
 
-    monkeypatch.setattr(cli, "find_flyer", flies)
+    monkeypatch.setattr(cli, "find_policy", flies)
     for site, expected in (
         ("1", "flies .*sites/01"),
         ("02", "flies .*sites/02"),

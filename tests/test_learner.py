@@ -12,8 +12,8 @@ from learner_probes import learn, sequences, two_step_game
 
 from jaxqmix.config import LearnerConfig
 from jaxqmix.learner import replay, update
-from jaxqmix.learner.networks import explore, greedy_actions, make_agent, memory_size
-from jaxqmix.learner.update import averaging_share, make_optimiser, td_loss
+from jaxqmix.learner.networks import epsilon_greedy, greedy_actions, hidden_state_size, make_agent
+from jaxqmix.learner.update import ema_step_size, make_optimiser, td_loss
 
 CONFIG = LearnerConfig(
     hidden=32,
@@ -31,7 +31,9 @@ CONFIG = LearnerConfig(
 
 def value_of(learner, learned, batch, time):
     """Values of the chosen actions of the first sequence at a time."""
-    agents, _ = learner.agent(learned.parameters["agent"], batch.observation.agents, batch.memory)
+    agents, _ = learner.agent(
+        learned.parameters["agent"], batch.observation.agents, batch.hidden_state
+    )
     return np.asarray(agents[time, 0, 0])
 
 
@@ -74,7 +76,7 @@ def test_two_step_game_of_the_qmix_paper():
     for mixer in ("qmix", "vdn"):
         learner, learned = learn(dataclasses.replace(config, mixer=mixer), batch, 4000)
         parameters = learned.parameters
-        values, _ = learner.agent(parameters["agent"], batch.observation.agents, batch.memory)
+        values, _ = learner.agent(parameters["agent"], batch.observation.agents, batch.hidden_state)
         # Play 12 goes to state 2B; the drones' values there, for every joint action.
         there, state = values[1, 12], batch.observation.state[1, 12]
         tables[mixer] = np.array(
@@ -110,25 +112,25 @@ def test_steps_that_are_not_valid_do_not_count():
 
 def test_recurrent_agent_carries_its_memory():
     config = dataclasses.replace(CONFIG, network="gru")
-    initialise, apply = make_agent(config, 4, 3)
-    parameters = initialise(jax.random.key(0))
+    init, apply = make_agent(config, 4, 3)
+    parameters = init(jax.random.key(0))
     observation = jax.random.normal(jax.random.key(1), (6, 2, 4))
-    memory = jnp.zeros((2, memory_size(config)))
-    whole, last = apply(parameters, observation, memory)
-    first, middle = apply(parameters, observation[:3], memory)
+    hidden_state = jnp.zeros((2, hidden_state_size(config)))
+    whole, last = apply(parameters, observation, hidden_state)
+    first, middle = apply(parameters, observation[:3], hidden_state)
     second, end = apply(parameters, observation[3:], middle)
     np.testing.assert_allclose(whole, jnp.concatenate([first, second]), rtol=1e-5)
     np.testing.assert_allclose(last, end, rtol=1e-5)
-    assert not np.allclose(second, apply(parameters, observation[3:], memory)[0])
+    assert not np.allclose(second, apply(parameters, observation[3:], hidden_state)[0])
 
 
 def test_masked_actions_are_never_chosen():
     values = jnp.tile(jnp.array([9.0, 1.0, 2.0]), (500, 1))
     available = jnp.tile(jnp.array([False, True, True]), (500, 1))
     assert (greedy_actions(values, available) == 2).all()
-    chosen = explore(jax.random.key(0), values, available, jnp.float32(1.0))
+    chosen = epsilon_greedy(jax.random.key(0), values, available, jnp.float32(1.0))
     assert set(np.unique(chosen)) == {1, 2}
-    half = explore(jax.random.key(0), values, available, jnp.float32(0.5))
+    half = epsilon_greedy(jax.random.key(0), values, available, jnp.float32(0.5))
     assert 0.15 < float((half == 1).mean()) < 0.35
 
 
@@ -156,7 +158,7 @@ def test_target_and_average_follow_the_weights():
     for before, after, share in zip(states, states[1:], (1.0, 0.75, 0.6), strict=False):
         for found, old, part in (
             (after.target, before.target, 0.25),
-            (after.average, before.average, share),
+            (after.ema, before.ema, share),
         ):
             expected = jax.tree.map(lambda a, b, p=part: a + p * (b - a), old, after.parameters)
             chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -165,11 +167,11 @@ def test_target_and_average_follow_the_weights():
 
 
 def test_untrained_weights_are_forgotten_before_the_decay_takes_over():
-    shares = np.asarray(averaging_share(np.arange(400), 0.99))
+    shares = np.asarray(ema_step_size(np.arange(400), 0.99))
     np.testing.assert_allclose(shares[[0, 1, 3, 27]], [1, 3 / 4, 3 / 6, 3 / 30], rtol=1e-6)
     np.testing.assert_allclose(shares[297:], 0.01, rtol=1e-5)
-    assert averaging_share(10**9, 1.0) > 0  # a decay of 1 still learns
-    assert averaging_share(0, 0.0) == averaging_share(9, 0.0) == 1
+    assert ema_step_size(10**9, 1.0) > 0  # a decay of 1 still learns
+    assert ema_step_size(0, 0.0) == ema_step_size(9, 0.0) == 1
 
 
 def test_the_learning_rate_holds_and_falls_and_gradients_are_clipped():
@@ -202,16 +204,16 @@ def test_the_learning_rate_falls_over_all_gradient_steps(monkeypatch):
     asked = []
     monkeypatch.setattr(update, "make_optimiser", lambda _, steps, __: asked.append(steps))
     config = LearnerConfig(epochs=2, minibatches=4)
-    update.make_learner(config, features=5, actions=2, drones=2, state=3, calls=7)
+    update.make_learner(config, features=5, actions=2, drones=2, state=3, updates=7)
     assert asked == [56]
 
 
 def test_values_begin_near_zero_and_advantages_are_relative():
-    initialise, apply = make_agent(LearnerConfig(), 40, 7)
-    parameters, memory = initialise(jax.random.key(0)), jnp.zeros(0)
+    init, apply = make_agent(LearnerConfig(), 40, 7)
+    parameters, hidden_state = init(jax.random.key(0)), jnp.zeros(0)
     seen = jax.random.normal(jax.random.key(1), (64, 40))
-    values, _ = apply(parameters, seen, memory)
+    values, _ = apply(parameters, seen, hidden_state)
     assert float(values.std()) < 0.2
     head = parameters["advantage"] | {"bias": parameters["advantage"]["bias"] + 5.0}
-    again, _ = apply(parameters | {"advantage": head}, seen, memory)
+    again, _ = apply(parameters | {"advantage": head}, seen, hidden_state)
     np.testing.assert_allclose(again, values, atol=1e-4)

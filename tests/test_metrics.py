@@ -1,4 +1,4 @@
-"""The files and boards that a run's reports go to."""
+"""The files and loggers that a run's reports go to."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from PIL import Image
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from jaxqmix.config import ConfigError
-from jaxqmix.metrics import MetricsWriter, TensorBoard, WeightsAndBiases, read
+from jaxqmix.metrics import MetricsWriter, TensorBoardLogger, WeightsAndBiasesLogger, read
 from jaxqmix.presets import preset
 
 CONFIG = preset("quick")
@@ -50,7 +50,7 @@ def values(run):
 
 
 def test_reports_go_to_lines_tables_and_tensorboard(tmp_path):
-    writer = MetricsWriter(tmp_path, [TensorBoard(tmp_path, CONFIG)])
+    writer = MetricsWriter(tmp_path, [TensorBoardLogger(tmp_path, CONFIG)])
     reports = [training(640), training(1280, 0.5), evaluation(1280), evaluation(1280, final=True)]
     for report in reports:
         writer.write(report)
@@ -88,7 +88,7 @@ def test_tables_keep_their_columns(tmp_path):
 
 
 def test_tensorboard_compares_runs_by_what_is_tuned(tmp_path):
-    TensorBoard(tmp_path, CONFIG).close()
+    TensorBoardLogger(tmp_path, CONFIG).close()
     found = values(tmp_path)
 
     def plugin(tag):
@@ -169,7 +169,7 @@ def test_lost_reports_are_warned_of(tmp_path):
 
 
 def test_what_is_not_finite_is_null_and_warned_of_once(tmp_path):
-    board = TensorBoard(tmp_path, CONFIG)
+    board = TensorBoardLogger(tmp_path, CONFIG)
     writer = MetricsWriter(tmp_path, [board])
     with pytest.warns(UserWarning, match=r"loss is not finite at 640 env steps.*null; lower"):
         writer.write(training(640, loss=float("nan")))
@@ -198,7 +198,7 @@ def test_no_spreadsheet_finds_a_formula(tmp_path, name):
 
 def test_a_board_on_a_full_disk_says_so_where_it_is_told(tmp_path, monkeypatch):
     """And not from a thread of its own, minutes later."""
-    board, threads = TensorBoard(tmp_path, CONFIG), threading.enumerate()
+    board, threads = TensorBoardLogger(tmp_path, CONFIG), threading.enumerate()
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -228,7 +228,7 @@ def test_a_stop_while_a_run_resumes_loses_no_report(tmp_path, monkeypatch):
 def test_a_run_begun_anew_hides_its_first_attempt(tmp_path):
     """It was killed before its first checkpoint, and resumes at step 0."""
     for loss in (1.0, 2.0):
-        board = TensorBoard(tmp_path, CONFIG)
+        board = TensorBoardLogger(tmp_path, CONFIG)
         board.figures({"training/loss": loss}, 640)
         board.close()
     starts = [event for event in events(tmp_path) if event.session_log.status]
@@ -272,7 +272,7 @@ def wandb_fixture(monkeypatch):
 def test_weights_and_biases_hears_the_same(wandb, tmp_path):
     run = tmp_path / "quick"
     run.mkdir()
-    writer = MetricsWriter(run, [WeightsAndBiases("swarms", run, CONFIG)])
+    writer = MetricsWriter(run, [WeightsAndBiasesLogger("swarms", run, CONFIG)])
     writer.write(training(640))
     writer.write_replay(gif(run / "replay.gif"), 640)
     writer.close()
@@ -284,7 +284,7 @@ def test_weights_and_biases_hears_the_same(wandb, tmp_path):
         {"evaluation/replay": (str(run / "replay.gif"), "gif"), "env_steps": 640},
     ]
     assert fake.over
-    WeightsAndBiases("swarms", run, CONFIG)
+    WeightsAndBiasesLogger("swarms", run, CONFIG)
     assert wandb.runs[1].settings["id"] == "a1b2"  # a resumed run goes on there
 
 
@@ -294,11 +294,11 @@ def test_weights_and_biases_may_refuse(wandb, tmp_path):
 
     wandb.init = refuse
     with pytest.raises(ConfigError, match=r"wandb = swarms is not allowed: no API key configured"):
-        WeightsAndBiases("swarms", tmp_path, CONFIG)
+        WeightsAndBiasesLogger("swarms", tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize("package", [None, types.ModuleType("wandb")], ids=["missing", "a folder"])
 def test_weights_and_biases_may_be_missing(package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", package)
     with pytest.raises(ConfigError, match=r'pip install "\.\[wandb\]"'):
-        WeightsAndBiases("swarms", tmp_path, CONFIG)
+        WeightsAndBiasesLogger("swarms", tmp_path, CONFIG)

@@ -29,9 +29,9 @@ def any_weights(parameters, key, scale):
 @settings(max_examples=25, deadline=None)
 @given(seed=seeds, scale=scales)
 def test_qmix_is_monotonic_in_every_drone_under_any_weights(seed, scale):
-    initialise, apply = make_mixer(LearnerConfig(mixer="qmix", mixing_width=8), DRONES, STATE)
+    init, apply = make_mixer(LearnerConfig(mixer="qmix", mixing_width=8), DRONES, STATE)
     keys = jax.random.split(jax.random.key(seed), 3)
-    parameters = any_weights(initialise(keys[0]), keys[0], scale)
+    parameters = any_weights(init(keys[0]), keys[0], scale)
     values = 3 * jax.random.normal(keys[1], (DRONES,))
     state = jax.random.normal(keys[2], (STATE,))
     slope = jax.grad(lambda v: apply(parameters, v, state)[0])(values)
@@ -43,9 +43,9 @@ def test_qmix_is_monotonic_in_every_drone_under_any_weights(seed, scale):
 @given(seed=seeds, scale=scales)
 def test_each_drones_best_action_is_the_teams_best(mixer, seed, scale):
     """No joint action is worth more, under any weights, up to rounding."""
-    initialise, apply = make_mixer(LearnerConfig(mixer=mixer, mixing_width=8), DRONES, STATE)
+    init, apply = make_mixer(LearnerConfig(mixer=mixer, mixing_width=8), DRONES, STATE)
     keys = jax.random.split(jax.random.key(seed), 3)
-    parameters = any_weights(initialise(keys[0]), keys[0], scale)
+    parameters = any_weights(init(keys[0]), keys[0], scale)
     values = np.asarray(jax.random.normal(keys[1], (DRONES, 4)))
     state = jax.random.normal(keys[2], (STATE,))
     pairs = np.array(list(itertools.product(range(4), repeat=DRONES)))
@@ -59,14 +59,14 @@ def test_each_drones_best_action_is_the_teams_best(mixer, seed, scale):
 def test_one_signature():
     values, state = jnp.ones((7, DRONES)), jnp.ones((7, STATE))
     for mixer, size in (("qmix", 1), ("vdn", 1), ("iql", DRONES)):
-        initialise, apply = make_mixer(LearnerConfig(mixer=mixer), DRONES, STATE)
-        assert apply(initialise(jax.random.key(0)), values, state).shape == (7, size)
+        init, apply = make_mixer(LearnerConfig(mixer=mixer), DRONES, STATE)
+        assert apply(init(jax.random.key(0)), values, state).shape == (7, size)
 
 
 @pytest.mark.parametrize("drones", [2, 20])
 def test_qmix_begins_near_the_sum(drones):
-    initialise, apply = make_mixer(LearnerConfig(mixer="qmix"), drones, STATE)
-    parameters = initialise(jax.random.key(0))
+    init, apply = make_mixer(LearnerConfig(mixer="qmix"), drones, STATE)
+    parameters = init(jax.random.key(0))
     values = jnp.full(drones, 5.0)
     state = jnp.zeros(STATE)
     assert 0.5 < float(apply(parameters, values, state)[0]) / float(values.sum()) < 2.0

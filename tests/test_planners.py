@@ -50,9 +50,9 @@ def compiled_flight(name: str, config: EnvConfig) -> Callable:
     policy = planners.planner(name, config)
 
     def step(carry: tuple, key: jax.Array) -> tuple[tuple, dict]:
-        params, state, timestep, memory = carry
+        params, state, timestep, hidden_state = carry
         policy_key, step_key = jax.random.split(key)
-        actions, memory = policy(policy_key, state, timestep, memory)
+        actions, hidden_state = policy(policy_key, state, timestep, hidden_state)
         mask = timestep.observation.available
         chosen = jnp.take_along_axis(mask, actions[:, None], axis=1)[:, 0]
         state, timestep = urban_grid.step(step_key, state, actions, params, config)
@@ -65,12 +65,12 @@ def compiled_flight(name: str, config: EnvConfig) -> Callable:
             "coverage": timestep.coverage,
             "altitude": state.position[:, 2],
         }
-        return (params, state, timestep, memory), out
+        return (params, state, timestep, hidden_state), out
 
     def episode(key: jax.Array, params: EnvParams, city: City) -> dict:
         reset_key, key = jax.random.split(key)
         state, timestep = urban_grid.reset(reset_key, params, config, city)
-        carry = (params, state, timestep, policy.initial_memory())
+        carry = (params, state, timestep, policy.initial_hidden_state())
         return jax.lax.scan(step, carry, jax.random.split(key, config.horizon))[1]
 
     quick_to_compile = {"xla_backend_optimization_level": 0}
@@ -195,12 +195,14 @@ def test_goals_by_brute_force():
     open_cells = np.random.default_rng(0).random((TOWN.rows, TOWN.columns)) < 0.3
     y, x = (np.arange(n) * 20.0 + 10 for n in (TOWN.rows, TOWN.columns))
     squared = np.stack([(x - px) ** 2 + (y[:, None] - py) ** 2 for px, py, _ in places])
-    memory = pursuit.initial_memory(TOWN)
+    hidden_state = pursuit.initial_hidden_state(TOWN)
     nearest = jax.jit(pursuit.nearest_cells, static_argnums=(4, 5))
     for territory in (False, True):
-        goals = nearest(state, jnp.array(open_cells), memory, jnp.float32(60.0), territory, TOWN)
+        goals = nearest(
+            state, jnp.array(open_cells), hidden_state, jnp.float32(60.0), territory, TOWN
+        )
         left = open_cells.copy()
-        for drone, goal in enumerate(np.asarray(goals)):  # equal memories: lowest index first
+        for drone, goal in enumerate(np.asarray(goals)):  # equal distances: lowest index first
             allowed = left
             if territory and (left & (squared.argmin(axis=0) == drone)).any():
                 allowed = left & (squared.argmin(axis=0) == drone)
@@ -209,23 +211,23 @@ def test_goals_by_brute_force():
             around = (x - x[goal[1]]) ** 2 + (y[:, None] - y[goal[0]]) ** 2
             left &= around >= (pursuit.CLAIM * 60.0) ** 2
     nothing = jnp.zeros((TOWN.rows, TOWN.columns), bool)
-    none = nearest(state, nothing, memory, jnp.float32(60.0), True, TOWN)
+    none = nearest(state, nothing, hidden_state, jnp.float32(60.0), True, TOWN)
     assert (none == -1).all()
 
 
 def test_hopeless_cell_is_given_up_and_tried_again():
     config = dataclasses.replace(TOWN, drones=1)
     state = world(config, [[110.0, 110.0, 60.0]])
-    goal, memory = jnp.array([[10, 20]]), pursuit.initial_memory(config)
+    goal, hidden_state = jnp.array([[10, 20]]), pursuit.initial_hidden_state(config)
     remember = jax.jit(pursuit.remember, static_argnums=3)
     given_up_after = None
     for step in range(pursuit.PATIENCE + 5):
-        memory = remember(replace(state, time=jnp.int32(step)), goal, memory, config)
-        if given_up_after is None and memory.given_up[10, 20] > step:
+        hidden_state = remember(replace(state, time=jnp.int32(step)), goal, hidden_state, config)
+        if given_up_after is None and hidden_state.given_up[10, 20] > step:
             given_up_after = step
     assert given_up_after == pursuit.PATIENCE + 1  # the first step sets the goal
     for step, left_alone in ((given_up_after + 1, True), (given_up_after + pursuit.RETRY, False)):
-        cells = pursuit.cells_to_see(replace(state, time=jnp.int32(step)), memory, config)
+        cells = pursuit.cells_to_see(replace(state, time=jnp.int32(step)), hidden_state, config)
         assert bool(cells[10, 20]) != left_alone
         assert bool(cells[10, 23])
 

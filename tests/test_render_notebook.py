@@ -106,9 +106,9 @@ def test_teammates_are_marked_where_they_are():
 
 def test_a_recorder_flies_in_the_chosen_world():
     config = dataclasses.replace(jaxqmix.preset("quick"), env=CITY_BLOCK, domain=ROUGH)
-    flyer = jaxqmix.scripted("random", config)
-    fly = jaxqmix.recorder(flyer)
-    params = flyer.env.draw_params(jax.random.key(0))
+    loaded = jaxqmix.scripted("random", config)
+    fly = jaxqmix.recorder(loaded)
+    params = loaded.env.draw_params(jax.random.key(0))
     perfect = dataclasses.replace(params, packet_loss=jnp.float32(0), delay=jnp.float32(0))
     broken = dataclasses.replace(params, packet_loss=jnp.float32(1), wind=jnp.array([3.0, 4.0]))
     first, second = fly(perfect, 5), fly(broken, 5)

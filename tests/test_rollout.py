@@ -16,11 +16,11 @@ from jaxqmix.evaluation import evaluator, success, summarise
 from jaxqmix.planners import planner
 from jaxqmix.rollout import (
     begin,
-    count_step,
     episode_metrics,
     fewest_steps,
+    init_statistics,
     rollout,
-    start_tally,
+    update_statistics,
 )
 from jaxqmix.types import HOVER, Events, Timestep
 
@@ -32,14 +32,14 @@ def test_sequences_hold_what_was_flown(city_block, rough):
     fly = jax.jit(lambda key, swarms: rollout(key, swarms, policy, env, 25))
     swarms = jax.jit(lambda key: begin(jax.random.split(key, 16), env, policy))(keys[0])
     after, flown, sums = jax.device_get(fly(keys[1], swarms))
-    length, complete = after.tally.length, after.tally.coverage >= 0.7
+    length, complete = after.statistics.length, after.statistics.coverage >= 0.7
     assert complete.any() and not complete.all()
     np.testing.assert_array_equal(flown.valid, np.arange(25)[:, None] < length)
     last = (length - 1, np.arange(16))
     np.testing.assert_array_equal(flown.terminated[last], complete)
     np.testing.assert_array_equal(flown.truncated[last], ~complete)
     total = (flown.reward * flown.valid).sum(axis=0)
-    np.testing.assert_allclose(total, after.tally.total_reward, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(total, after.statistics.total_reward, rtol=1e-4, atol=1e-5)
     assert sums["episodes"] == 16 and sums["length"] == length.sum()
     # An action is chosen under the observation beside it, and stored as it was commanded.
     chosen = np.take_along_axis(flown.observation.available[:-1], flown.actions[..., None], -1)
@@ -63,10 +63,10 @@ def test_an_episode_is_counted_by_hand():
         return Timestep(None, jnp.float32(0.25), goes_on, goes_on, jnp.float32(coverage), events)
 
     one = (False, True)
-    tally = start_tally(step(0.2), config)
+    statistics = init_statistics(step(0.2), config)
     for timestep in (step(0.5, hit=one), step(0.9, conflict=one), step(0.96, violation=one)):
-        tally = count_step(tally, timestep, jnp.float32(0.125), config)
-    found = {name: float(value) for name, value in episode_metrics(tally, config).items()}
+        statistics = update_statistics(statistics, timestep, jnp.float32(0.125), config)
+    found = {name: float(value) for name, value in episode_metrics(statistics, config).items()}
     assert found == pytest.approx({
         "collision_rate": 2 / 6, "collided_drones": 0.5, "violation_rate": 1 / 6,
         "coverage": 0.96, "return": 0.75, "mission_reward": 1.125, "t90": 2, "mission_success": 1,
@@ -98,7 +98,7 @@ def test_quotient_with_the_limit_is_of_means():
 def test_a_mission_that_ends_earlier_succeeds_earlier(target, coverage, success, city_block):
     config = dataclasses.replace(city_block, coverage_target=target)
     reset = Timestep(None, None, None, None, jnp.float32(coverage), None)
-    found = episode_metrics(start_tally(reset, config), config)["mission_success"]
+    found = episode_metrics(init_statistics(reset, config), config)["mission_success"]
     assert found == success
 
 

@@ -20,23 +20,23 @@ from jaxqmix.evaluation import t_interval
 from jaxqmix.metrics import SETTINGS, numbers, read, runs_in
 from jaxqmix.provenance import read_journal
 from jaxqmix.render.curves import load_runs
-from jaxqmix.runner import JOURNAL, Listener, together, train
+from jaxqmix.runner import JOURNAL, Callback, together, train
 from jaxqmix.seeds import common_step, seed_configs, train_seeds
 from jaxqmix.training import memory_needed
 
 CONFIGS = dict(zip(("seed-0", "seed-1"), seed_configs(TINY, 2), strict=True))
 
 
-class Reports(Listener):
+class Reports(Callback):
     """Keeps what it hears."""
 
     def __init__(self):
         self.training, self.evaluations = [], []
 
-    def trained(self, report):
+    def on_training_report(self, report):
         self.training.append(report)
 
-    def evaluated(self, report):
+    def on_evaluation(self, report):
         self.evaluations.append(report)
 
 
@@ -55,23 +55,23 @@ def timeless(run):
 def whole(tmp_path_factory):
     """Two seeds, finished; and what was told of them."""
     out, heard = tmp_path_factory.mktemp("whole") / "out", Reports()
-    return out, train_seeds(TINY, out, 2, listener=heard), heard
+    return out, train_seeds(TINY, out, 2, callback=heard), heard
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """Two seeds, stopped after 7 of 12 iterations."""
-    out, listener = tmp_path_factory.mktemp("parts") / "out", Interrupt(7, signal.SIGINT)
-    assert train_seeds(TINY, out, 2, listener=listener) is None
-    assert listener.saved_at == 7
+    out, callback = tmp_path_factory.mktemp("parts") / "out", Interrupt(7, signal.SIGINT)
+    assert train_seeds(TINY, out, 2, callback=callback) is None
+    assert callback.saved_at == 7
     return out
 
 
 def test_seeds_side_by_side_are_single_runs():
     """Up to rounding: two runs in one program, and the second alone."""
     both = trainer_of(TINY, 2)
-    state, metrics = both.iterate(both.initialise([0, 5]), 3)
-    alone, single = trainer_of(TINY).iterate(trainer_of(TINY).initialise(5), 3)
+    state, metrics = both.iterate(both.init([0, 5]), 3)
+    alone, single = trainer_of(TINY).iterate(trainer_of(TINY).init(5), 3)
     of_second = both.split(jax.device_get((state.learner, metrics)))[1]
     expected = jax.device_get((alone.learner, single))
     jax.tree.map(
@@ -108,7 +108,7 @@ def test_each_seed_leaves_what_a_run_does(whole):
 
 def test_seeds_report_what_their_runs_alone_do(whole, tmp_path):
     """The same cities too; up to rounding, which grows as training goes on."""
-    train(TINY, tmp_path / "alone", listener=Interrupt(4, signal.SIGINT))
+    train(TINY, tmp_path / "alone", callback=Interrupt(4, signal.SIGINT))
     alone, beside = timeless(tmp_path / "alone"), timeless(whole[0] / "seed-0")
     assert [each["kind"] for each in alone] == ["training"] * 4 + ["evaluation"]
     for one, other in zip(alone, beside, strict=False):
@@ -121,7 +121,7 @@ def test_stopped_seeds_resume_bit_equal(whole, stopped, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(stopped, out)
     again = Interrupt(9, signal.SIGTERM)
-    assert train_seeds(TINY, out, 2, resume=True, listener=again) is None
+    assert train_seeds(TINY, out, 2, resume=True, callback=again) is None
     assert train_seeds(TINY, out, 2, resume=True) is not None
     for run in runs_in(out):
         expected, found = state_of(whole[0] / run.name), state_of(run)
@@ -137,7 +137,7 @@ def test_a_seed_goes_on_alone_as_any_run(stopped, tmp_path):
     shutil.copytree(stopped / "seed-0", run)
     report = train(TINY, run, resume=True)
     assert report["final"] and state_of(run)[0] == 12
-    learned = state_of(run)[1].learner.average
+    learned = state_of(run)[1].learner.ema
     chex.assert_trees_all_equal(checkpoints.load(run)[1], learned)
     assert Image.open(run / "curves.png").size[0] > 500
 
@@ -147,7 +147,7 @@ def test_runs_that_were_killed_while_saving_go_on_from_a_common_step(stopped, tm
     shutil.copytree(stopped, out)
     shutil.rmtree(out / "seed-1" / "checkpoints" / "latest" / "7")
     with pytest.warns(UserWarning, match="seed-0 goes back from iteration 7 to 6"):
-        train_seeds(TINY, out, 2, resume=True, listener=Interrupt(7, signal.SIGINT))
+        train_seeds(TINY, out, 2, resume=True, callback=Interrupt(7, signal.SIGINT))
     for run in runs_in(out):
         chex.assert_trees_all_equal(state_of(run), state_of(stopped / run.name))
 
@@ -221,7 +221,7 @@ def test_what_is_shown_fits_80_columns(whole, capsys, monkeypatch):
     assert "3 x 1,234,568 env steps/s" in lines[0]
     assert "return -1.25 (-1.50 to -1.00)" in lines[1]
     shown = console.Console(out, 2)
-    shown.finished()
+    shown.on_finish()
     text = capsys.readouterr().out
     for words in ("seed-0", "seed-1", "mean of", "±", "seeds.json"):
         assert words in text

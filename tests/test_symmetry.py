@@ -11,7 +11,7 @@ from jaxqmix.config import EnvConfig, LearnerConfig
 from jaxqmix.env import dynamics, sensing
 from jaxqmix.env.observation import groups, observe
 from jaxqmix.env.symmetry import symmetries
-from jaxqmix.learner.networks import FromAllSides, make_agent, memory_size, turned
+from jaxqmix.learner.networks import SymmetryEnsemble, hidden_state_size, make_agent, transformed
 from jaxqmix.presets import QUICK
 from jaxqmix.training import make_trainer
 from jaxqmix.types import ACTIONS, replace
@@ -127,26 +127,26 @@ def test_turned_agents_see_the_turned_world(network):
     table = symmetries(FINE)
     features = table.source.shape[1]
     config = LearnerConfig(network=network, hidden=16)
-    initialise, agent = make_agent(config, features, len(ACTIONS))
+    init, agent = make_agent(config, features, len(ACTIONS))
     keys = jax.random.split(jax.random.key(0), 3)
-    parameters = initialise(keys[0])
+    parameters = init(keys[0])
     leaves, tree = jax.tree.flatten(parameters)
     noise = jax.random.split(keys[1], len(leaves))
     leaves = [
         leaf + 0.3 * jax.random.normal(k, leaf.shape) for k, leaf in zip(noise, leaves, strict=True)
     ]
     parameters = jax.tree.unflatten(tree, leaves)
-    agents = turned(parameters, table)
+    agents = transformed(parameters, table)
     seen = jax.random.normal(keys[2], (3, 5, features))  # three steps of five drones
-    memory = jnp.zeros((5, memory_size(config)))
-    everything = FromAllSides(agent)
-    eight = jnp.zeros((5, 8 * memory_size(config)))
+    hidden_state = jnp.zeros((5, hidden_state_size(config)))
+    everything = SymmetryEnsemble(agent)
+    eight = jnp.zeros((5, 8 * hidden_state_size(config)))
     values, after = everything(agents, seen, eight)
     each = []
     for index in range(8):
         turned_seen = table.sign[index] * seen[..., table.source[index]] + table.offset[index]
-        found, kept = agent(jax.tree.map(lambda leaf: leaf[index], agents), seen, memory)  # noqa: B023
-        expected, expected_kept = agent(parameters, turned_seen, memory)
+        found, kept = agent(jax.tree.map(lambda leaf: leaf[index], agents), seen, hidden_state)  # noqa: B023
+        expected, expected_kept = agent(parameters, turned_seen, hidden_state)
         expected = expected[..., table.actions[index]]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(kept, expected_kept, rtol=1e-4, atol=1e-4)
@@ -164,7 +164,7 @@ def test_greedy_policies_see_the_world_from_all_sides_unless_told_not_to():
     def agents_of(symmetric, epsilon=None):
         evaluation = dataclasses.replace(QUICK.evaluation, symmetric=symmetric)
         trainer = make_trainer(dataclasses.replace(QUICK, evaluation=evaluation))
-        parameters = trainer.learner.initialise(jax.random.key(0)).parameters["agent"]
+        parameters = trainer.learner.init(jax.random.key(0)).parameters["agent"]
         kernel = trainer.policy(parameters, epsilon).parameters["dense_0"]["kernel"]
         return kernel.shape[:-2]
 

@@ -74,8 +74,8 @@ def tabled_targets(terminated, truncated, drones=1, **settings):
     A drone observes how many steps were flown; all drones have the same values.
     """
 
-    def agent(table, observed, memory):
-        return table[observed[..., 0].astype(int)], memory
+    def agent(table, observed, hidden_state):
+        return table[observed[..., 0].astype(int)], hidden_state
 
     time = jnp.arange(4.0)[:, None, None, None]
     observation = Observation(
@@ -90,7 +90,7 @@ def tabled_targets(terminated, truncated, drones=1, **settings):
         terminated=jnp.array(terminated, bool)[:, None],
         truncated=jnp.array(truncated, bool)[:, None],
         valid=jnp.ones((3, 1), bool),
-        memory=jnp.zeros((1, drones, 0)),
+        hidden_state=jnp.zeros((1, drones, 0)),
     )
     config = LearnerConfig(mixer="vdn", gamma=0.5, trace=0.5, **settings)
     online, target = ({"agent": jnp.array(v), "mixer": {}} for v in (ONLINE, TARGET))

@@ -28,8 +28,8 @@ from jaxqmix.metrics import read
 from jaxqmix.provenance import Journal, read_journal
 from jaxqmix.runner import train
 from jaxqmix.training import (
+    count_updates,
     exploration_rate,
-    learner_calls,
     make_trainer,
     memory_needed,
     require_memory,
@@ -71,9 +71,9 @@ def test_a_stopped_run_resumes_bit_equal(config, number, tmp_path, online_run):
     if config is not TINY:
         whole = tmp_path / "whole"
         assert train(config, whole)["final"]
-    listener = Interrupt(7, number)
-    assert train(config, tmp_path / "parts", listener=listener) is None
-    assert listener.saved_at == 7
+    callback = Interrupt(7, number)
+    assert train(config, tmp_path / "parts", callback=callback) is None
+    assert callback.saved_at == 7
     assert train(config, tmp_path / "parts", resume=True)["final"]
     (step, expected), (again, found) = state_of(whole, config), state_of(tmp_path / "parts", config)
     assert step == again == config.iterations == 12
@@ -145,7 +145,7 @@ def test_a_run_leaves_what_it_promises(online_run):
 
 def test_replay_learns_nothing_before_it_is_warm_and_something_after():
     trainer = trainer_of(REPLAY)
-    state = trainer.initialise(0)
+    state = trainer.init(0)
     before = jax.device_get(state.learner.parameters)
     state, _ = trainer.iterate(state, 1)
     chex.assert_trees_all_equal(jax.device_get(state.learner.parameters), before)
@@ -158,7 +158,7 @@ def test_replay_learns_nothing_before_it_is_warm_and_something_after():
 def test_the_program_holds_no_copy_of_the_replay_store():
     replay = dataclasses.replace(REPLAY.replay, capacity=2**12)
     trainer = make_trainer(dataclasses.replace(REPLAY, replay=replay))
-    state = trainer.initialise(0)
+    state = trainer.init(0)
     program = trainer.iterate.lower(state, 1).compile().memory_analysis()
     store = tree_bytes(state.replay) // trainer.mesh.size
     assert program.alias_size_in_bytes > store
@@ -176,7 +176,7 @@ def test_a_chunk_compiles_once(config):
         return jax.tree.map(lambda leaf: leaf.sharding, state)
 
     trainer = trainer_of(config)
-    before = trainer.initialise(0)
+    before = trainer.init(0)
     expected = kinds(before), places(before)
     after, _ = trainer.iterate(before, 1)
     assert (kinds(after), places(after)) == expected
@@ -188,7 +188,7 @@ def test_a_seed_repeats_and_another_differs():
     trainer = trainer_of(TINY)
 
     def after(seed):
-        state = trainer.initialise(seed)
+        state = trainer.init(seed)
         for _ in range(2):
             state, _ = trainer.iterate(state, 1)
         return jax.device_get(state.learner.parameters)
@@ -213,7 +213,7 @@ def test_the_learning_rate_falls_over_the_calls_that_learn():
     def calls(mode, warmup):
         training = dataclasses.replace(TINY.training, mode=mode)
         replay = dataclasses.replace(TINY.replay, warmup=warmup)
-        return learner_calls(dataclasses.replace(TINY, training=training, replay=replay))
+        return count_updates(dataclasses.replace(TINY, training=training, replay=replay))
 
     swarms = TINY.training.swarms
     assert calls("online", 3 * swarms) == calls("replay", 1) == calls("replay", swarms)
@@ -239,7 +239,7 @@ def test_a_process_began_before_it_compiled(tmp_path):
 
 def test_clocks_are_spread_over_the_horizon():
     trainer = trainer_of(TINY)
-    times = np.asarray(trainer.initialise(0).swarms.state.time)
+    times = np.asarray(trainer.init(0).swarms.state.time)
     each_device = np.sort(times.reshape(trainer.mesh.size, -1), axis=1)
     assert (each_device == [0, 5, 10, 15]).all()
 
@@ -247,8 +247,8 @@ def test_clocks_are_spread_over_the_horizon():
 @pytest.fixture(scope="module", name="flown")
 def flown_fixture(online_run):
     """The policy of the finished run, and what it flew."""
-    flyer = jaxqmix.load_policy(online_run[0])
-    return flyer, *jaxqmix.evaluate(flyer, episodes=4, seed=TINY.evaluation.seed, keep=True)
+    loaded = jaxqmix.load_policy(online_run[0])
+    return loaded, *jaxqmix.evaluate(loaded, episodes=4, seed=TINY.evaluation.seed, keep=True)
 
 
 def test_policies_load_act_and_carry_over_to_other_swarms(online_run, flown):
@@ -263,8 +263,8 @@ def test_policies_load_act_and_carry_over_to_other_swarms(online_run, flown):
 def test_trajectories_recompute_the_metrics(flown):
     from jaxqmix.api import trajectories
 
-    flyer, report, episodes = flown
-    data = trajectories(episodes, flyer)
+    loaded, report, episodes = flown
+    data = trajectories(episodes, loaded)
     assert {name: (array.shape, array.dtype.kind) for name, array in data.items()} == {
         "cell_size": ((), "f"),
         "heights": ((4, 16, 20), "u"),
@@ -351,9 +351,9 @@ def damage(checkpoint):
 
 
 def test_a_damaged_latest_falls_back_with_a_warning(tmp_path):
-    listener = Interrupt(7, signal.SIGINT)
+    callback = Interrupt(7, signal.SIGINT)
     run = tmp_path / "run"
-    train(TINY, run, listener=listener)
+    train(TINY, run, callback=callback)
     newest, previous = checkpoints.steps_of(run, "latest")[:2]
     assert (newest, previous) == (7, 6)
     _, expected = state_of(run, TINY)
@@ -363,7 +363,7 @@ def test_a_damaged_latest_falls_back_with_a_warning(tmp_path):
     assert step == previous
     # The run goes on from there, and what it saves at the damaged step replaces it.
     with pytest.warns(UserWarning, match="damaged"):
-        train(TINY, run, resume=True, listener=Interrupt(7, signal.SIGINT))
+        train(TINY, run, resume=True, callback=Interrupt(7, signal.SIGINT))
     step, found = state_of(run, TINY)
     assert step == 7
     chex.assert_trees_all_equal(found, expected)
@@ -375,16 +375,16 @@ def test_a_damaged_latest_falls_back_with_a_warning(tmp_path):
 
 def test_a_run_stopped_before_its_damaged_checkpoints_is_saved(tmp_path):
     run = tmp_path / "run"
-    train(TINY, run, listener=Interrupt(7, signal.SIGINT))
+    train(TINY, run, callback=Interrupt(7, signal.SIGINT))
     for step in (7, 6):
         damage(run / "checkpoints" / "latest" / str(step))
-    listener = Interrupt(5, signal.SIGINT)
+    callback = Interrupt(5, signal.SIGINT)
     with pytest.warns(UserWarning, match="damaged"):
-        train(TINY, run, resume=True, listener=listener)  # From `best`, at step 4.
-    assert listener.saved_at == 5
+        train(TINY, run, resume=True, callback=callback)  # From `best`, at step 4.
+    assert callback.saved_at == 5
     step, found = state_of(run, TINY)
     assert step == 5
-    state = trainer_of(TINY).initialise(TINY.training.seed)
+    state = trainer_of(TINY).init(TINY.training.seed)
     for _ in range(5):
         state, _ = trainer_of(TINY).iterate(state, 1)
     chex.assert_trees_all_equal(found, jax.device_get(state))
@@ -408,7 +408,7 @@ def test_a_damaged_final_is_written_again(tmp_path, online_run):
 @pytest.mark.parametrize("kind", checkpoints.KINDS)
 def test_damaged_checkpoints_make_way(kind, tmp_path):
     """Newer ones when a run resumes, one of the same step when it saves; a whole one stays."""
-    state = trainer_of(TINY).initialise(0)
+    state = trainer_of(TINY).init(0)
     for step in (5, 3, 3):
         writer = checkpoints.Checkpoints(tmp_path, TINY, begun=step)
         writer.save(kind, step, state)
@@ -427,7 +427,7 @@ def test_damaged_checkpoints_make_way(kind, tmp_path):
 
 def test_a_save_that_was_declined_is_not_taken_for_one(tmp_path):
     """Orbax saves nothing before the newest step, as when another run writes in the folder."""
-    state = trainer_of(TINY).initialise(0)
+    state = trainer_of(TINY).init(0)
     writer = checkpoints.Checkpoints(tmp_path, TINY, begun=0)
     writer.save("latest", 5, state)
     with pytest.raises(ConfigError, match=r"latest/3 is not allowed: .* holds a newer one"):
@@ -462,7 +462,7 @@ def test_missing_and_foreign_checkpoints_are_refused(tmp_path):
 def test_memory_is_counted_before_it_is_taken():
     """The estimate of what stays equals what is allocated; a run that cannot fit is refused."""
     needed = memory_needed(trainer_of(REPLAY))
-    state = trainer_of(REPLAY).initialise(0)
+    state = trainer_of(REPLAY).init(0)
     assert needed["replay"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.replay))
     assert needed["swarms"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.swarms))
     assert memory_needed(trainer_of(TINY))["replay"] == 0
@@ -485,17 +485,17 @@ def test_training_flies_on_when_the_mission_is_complete():
 
 def test_stored_rewards_are_in_units_of_an_even_pace():
     trainer = trainer_of(REPLAY)
-    state, _ = jax.device_get(trainer.iterate(trainer.initialise(0), 1))
+    state, _ = jax.device_get(trainer.iterate(trainer.init(0), 1))
     devices, each = trainer.mesh.size, TINY.training.swarms // trainer.mesh.size
     stored = state.replay.data.reward.reshape(devices, -1, TINY.training.rollout)[:, :each]
-    expected = state.swarms.tally.total_reward * TINY.env.horizon
+    expected = state.swarms.statistics.total_reward * TINY.env.horizon
     assert (expected > 0).any()
     np.testing.assert_allclose(stored.sum(axis=-1).ravel(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_no_city_is_flown_twice_and_only_waiting_swarms_begin_anew():
     trainer = trainer_of(TINY)
-    state = trainer.initialise(0)
+    state = trainer.init(0)
 
     def look(state):
         return np.array(state.swarms.done), np.array(state.swarms.state.city.heights)
@@ -516,8 +516,8 @@ def test_no_city_is_flown_twice_and_only_waiting_swarms_begin_anew():
 def test_seeds_and_exploration_reach_far():
     """Seeds use all of 32 bits, and env steps may outgrow them."""
     trainer = trainer_of(TINY)
-    large = jax.device_get(trainer.initialise(2**32 - 1))
-    assert not np.array_equal(large.key, jax.device_get(trainer.initialise(0)).key)
+    large = jax.device_get(trainer.init(2**32 - 1))
+    assert not np.array_equal(large.key, jax.device_get(trainer.init(0)).key)
     late = dataclasses.replace(large, iterations=np.int32(2**31 - 10))
     _, metrics = trainer.iterate(trainer.place(late), 1)
     assert float(metrics.epsilon) == pytest.approx(TINY.training.epsilon_end)
@@ -580,7 +580,7 @@ def test_a_run_that_a_board_refuses_leaves_the_folder_as_it_was(existed, tmp_pat
         raise ConfigError("wandb = swarms is not allowed: no API key configured")
 
     monkeypatch.setattr(runner, "import_wandb", lambda _: None)
-    monkeypatch.setattr(runner, "WeightsAndBiases", refuse)
+    monkeypatch.setattr(runner, "WeightsAndBiasesLogger", refuse)
     run = tmp_path / "run"
     if existed:
         run.mkdir()
@@ -648,8 +648,8 @@ def test_metrics_are_sums_since_the_last_report_and_tell_what_broke():
 
 def test_iterations_at_once_change_nothing():
     trainer = trainer_of(TINY)
-    whole, _ = trainer.iterate(trainer.initialise(1), 3)
-    parts, _ = trainer.iterate(trainer.initialise(1), 1)
+    whole, _ = trainer.iterate(trainer.init(1), 3)
+    parts, _ = trainer.iterate(trainer.init(1), 1)
     parts, _ = trainer.iterate(parts, 2)
     chex.assert_trees_all_equal(jax.device_get(whole), jax.device_get(parts))
 
@@ -663,7 +663,7 @@ def test_memory_does_not_grow(config):
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
-    state, _ = trainer_of(config).iterate(trainer_of(config).initialise(0), 10)
+    state, _ = trainer_of(config).iterate(trainer_of(config).init(0), 10)
     before = resident()
     for _ in range(300):
         state, metrics = trainer_of(config).iterate(state, 1)

@@ -56,8 +56,8 @@ def windy(parts):
 def stale_average(parts):
     def begin(seed=0):
         state = healthy(seed)
-        average = jax.tree.map(lambda leaf: leaf * 0.5, state.learner.average)
-        return replace(state, learner=replace(state.learner, average=average))
+        average = jax.tree.map(lambda leaf: leaf * 0.5, state.learner.ema)
+        return replace(state, learner=replace(state.learner, ema=average))
 
     healthy, parts.begin = parts.begin, begin
 
@@ -106,8 +106,8 @@ def swapped_axes(parts):
     learner = parts.online.learner
 
     def agent(*arguments):
-        values, memory = learner.agent(*arguments)
-        return values.swapaxes(-1, -2), memory
+        values, hidden_state = learner.agent(*arguments)
+        return values.swapaxes(-1, -2), hidden_state
 
     parts.online = replace(parts.online, learner=replace(learner, agent=agent))
 

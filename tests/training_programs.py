@@ -12,7 +12,7 @@ import pytest
 from jaxqmix import checkpoints, compilation, runner
 from jaxqmix import seeds as seeds_module
 from jaxqmix.config import CheckpointConfig, EvaluationConfig
-from jaxqmix.runner import Listener
+from jaxqmix.runner import Callback
 from jaxqmix.training import Trainer, make_trainer
 from jaxqmix.validate import MISSION
 
@@ -27,17 +27,17 @@ REPLAY = TINY.replace(
 )
 
 
-class Interrupt(Listener):
+class Interrupt(Callback):
     """Presses Ctrl-C, or sends SIGTERM, after some rollouts."""
 
     def __init__(self, step: int, number: int):
         self.step, self.number, self.saved_at = step, number, None
 
-    def advanced(self, step: int) -> None:
+    def on_advance(self, step: int) -> None:
         if step == self.step:
             signal.raise_signal(self.number)
 
-    def stopped(self, step: int) -> None:
+    def on_stopped(self, step: int) -> None:
         self.saved_at = step
 
 

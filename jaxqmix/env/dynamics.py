@@ -100,7 +100,7 @@ def strikes_later(city: City, position: jax.Array, config: EnvConfig) -> jax.Arr
     return strikes(obstructed_actions(city, position, config, times=2))
 
 
-def keeps_clear(position: jax.Array, config: EnvConfig) -> jax.Array:
+def collision_free_actions(position: jax.Array, config: EnvConfig) -> jax.Array:
     """Whether each action [N, A] keeps clear of the teammates, from where these are now.
 
     Nobody flies at a teammate, not by two such moves either. Of two drones that could meet by a
@@ -139,7 +139,7 @@ def available_actions(obstructed: jax.Array, strike: jax.Array, clear: jax.Array
     Args:
       obstructed: [N, A], from `obstructed_actions`.
       strike: [N, A], from `strikes_later`.
-      clear: [N, A], from `keeps_clear`.
+      clear: [N, A], from `collision_free_actions`.
     """
     free = (obstructed == FREE) & clear
     safe = free & ~strike

@@ -17,8 +17,8 @@ from jaxqmix.compilation import materialise
 from jaxqmix.config import EnvConfig, require
 from jaxqmix.env.dynamics import (
     available_actions,
+    collision_free_actions,
     displacements,
-    keeps_clear,
     strikes_later,
 )
 from jaxqmix.env.sensing import (
@@ -55,7 +55,7 @@ any axis outweighs float32 rounding at 2 km; only drones whose distances differ 
 change places."""
 UNKNOWN = 1e6
 """Metres: as good as infinitely far, for a teammate out of radio range."""
-AHEAD = (2, 4, 8)
+LOOKAHEAD_MOVES = (2, 4, 8)
 """Moves along each heading after which the gain is observed too."""
 MAX_STATE_CELLS = 64
 """The mixer sees the finest coarse map with at most this many blocks."""
@@ -96,11 +96,11 @@ def groups(config: EnvConfig) -> dict[str, slice]:
     loss and delay, and whether the last command was lost or late; mission: time left, coverage;
     last_action: one-hot; available: the action mask; repeat: which moves strike nothing when made
     twice; obstacles: altitude a drone must exceed in the cells around, less its own; gain: what a
-    look would newly see after each action, and `AHEAD` moves along each heading; growth: of the
-    unseen area's perimeter, by the same looks; unseen_B: unseen share of blocks of B cells around;
-    own_B: the same, less what is nearer to a teammate; teammates: for each of the nearest, offset
-    x, y, altitude, 1 and heading x, y (zeros where there is none); team_density: teammates per
-    block of the middle view.
+    look would newly see after each action, and `LOOKAHEAD_MOVES` moves along each heading; growth:
+    of the unseen area's perimeter, by the same looks; unseen_B: unseen share of blocks of B cells
+    around; own_B: the same, less what is nearer to a teammate; teammates: for each of the nearest,
+    offset x, y, altitude, 1 and heading x, y (zeros where there is none); team_density:
+    teammates per block of the middle view.
     """
     sizes = {
         "pose": 6,
@@ -111,8 +111,8 @@ def groups(config: EnvConfig) -> dict[str, slice]:
         "available": len(ACTIONS),
         "repeat": HOVER,
         "obstacles": config.patch**2,
-        "gain": len(ACTIONS) + len(AHEAD) * HEADINGS,
-        "growth": len(ACTIONS) + len(AHEAD) * HEADINGS,
+        "gain": len(ACTIONS) + len(LOOKAHEAD_MOVES) * HEADINGS,
+        "growth": len(ACTIONS) + len(LOOKAHEAD_MOVES) * HEADINGS,
     }
     sizes |= {f"unseen_{block}": side**2 for block, side in views(config)}
     sizes |= {f"own_{block}": side**2 for block, side in shared_views(config)}
@@ -156,7 +156,9 @@ def observe(state: State, params: EnvParams, noise: jax.Array, config: EnvConfig
     true_cell = state.position[:, 1::-1] / config.cell_size
     observed = materialise(state.position + params.sensor_noise * noise)
     strike = strikes_later(state.city, state.position, config)
-    clear = keeps_clear(state.position, config) if config.right_of_way else jnp.bool_(True)
+    clear = (
+        collision_free_actions(state.position, config) if config.right_of_way else jnp.bool_(True)
+    )
     available = available_actions(state.obstruction, strike, clear)
     own = jax.vmap(own_features, (0, 0, 0, 0, 0, None, None, None))(
         state.position, observed, state.last_action, state.link, available, state, params, config,
@@ -252,7 +254,7 @@ def gains(
       config: static sizes.
     """
     moves = displacements(config)
-    further = [moves[:HEADINGS] * count for count in AHEAD]
+    further = [moves[:HEADINGS] * count for count in LOOKAHEAD_MOVES]
     ends = position + jnp.concatenate([moves, *further])
     looks = jax.vmap(window_gain, (None, None, 0, None, None))(
         window, cell, ends, visibility, config

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxqmix.config import EnvConfig
-from jaxqmix.env.observation import AHEAD, agent_features, groups, seen_features
+from jaxqmix.env.observation import LOOKAHEAD_MOVES, agent_features, groups, seen_features
 from jaxqmix.types import ACTIONS, HEADINGS, Symmetries
 
 COMPASS = np.array([(0, -1), (0, 1), (-1, 0), (1, 0)])
@@ -70,7 +70,7 @@ def one_symmetry(matrix: np.ndarray, config: EnvConfig) -> tuple[np.ndarray, ...
             turn_headings(first)
         elif name in ("gain", "growth"):
             turn_headings(first)
-            for index in range(len(AHEAD)):
+            for index in range(len(LOOKAHEAD_MOVES)):
                 turn_headings(first + len(ACTIONS) + index * HEADINGS)
         elif name == "teammates":
             for vector in range(first, where.stop, 6):

@@ -39,9 +39,9 @@ class Graph:
 def write_onnx(plain: PlainPolicy, out: Path) -> None:
     """Writes the graph, with the metadata as JSON under `groups`, `actions`, `config` and so on.
 
-    Inputs: `observation` float32 [drones, D], `available` bool [drones, A], and `memory` float32
-    [drones, M] where the network remembers. Outputs: `action` int64 [drones], `values` float32
-    [drones, A], and `new_memory`.
+    Inputs: `observation` float32 [drones, D], `available` bool [drones, A], and `hidden_state`
+    float32 [drones, M] of a recurrent network. Outputs: `action` int64 [drones], `values` float32
+    [drones, A], and `new_hidden_state`.
 
     Raises:
       ConfigError: when onnx is not installed.
@@ -60,9 +60,9 @@ def write_onnx(plain: PlainPolicy, out: Path) -> None:
     inputs += [tensor("available", TensorProto.BOOL, ["drones", actions])]
     outputs = [tensor("action", TensorProto.INT64, ["drones"])]
     outputs += [tensor("values", real, ["drones", actions])]
-    if about["memory"]:
-        inputs += [tensor("memory", real, ["drones", about["memory"]])]
-        outputs += [tensor("new_memory", real, ["drones", about["memory"]])]
+    if about["hidden_state"]:
+        inputs += [tensor("hidden_state", real, ["drones", about["hidden_state"]])]
+        outputs += [tensor("new_hidden_state", real, ["drones", about["hidden_state"]])]
     build(graph, plain)
     body = helper.make_graph(
         graph.nodes, "policy", inputs, outputs, initializer=list(graph.constants.values())
@@ -85,7 +85,7 @@ def build(graph: Graph, plain: PlainPolicy) -> None:
         graph.constant(name, array)
     width, hidden = about["hidden"], "observation"
     rows, joined = "rows", "joined"
-    if about["memory"] or about["views"] > 1:
+    if about["hidden_state"] or about["views"] > 1:
         graph.constant(rows, np.array([-1, width], np.int64))
         graph.constant(joined, np.array([-1, about["views"] * width], np.int64))
     for layer in range(about["layers"]):
@@ -103,9 +103,9 @@ def build(graph: Graph, plain: PlainPolicy) -> None:
             epsilon=1e-6,
         )
         hidden = graph.add("Relu", hidden, name=f"relu_{layer}")
-    if about["memory"]:
+    if about["hidden_state"]:
         hidden = recur(graph, hidden, rows)
-        hidden = graph.add("Reshape", hidden, joined, name="new_memory")
+        hidden = graph.add("Reshape", hidden, joined, name="new_hidden_state")
     elif about["views"] > 1:
         hidden = graph.add("Reshape", hidden, joined, name="views_joined")
     values = graph.add("Gemm", hidden, "head", "head_bias", name="values")
@@ -116,7 +116,7 @@ def build(graph: Graph, plain: PlainPolicy) -> None:
 
 def recur(graph: Graph, hidden: str, rows: str) -> str:
     """A gated recurrent unit spelt out, as `flax.nnx.GRUCell` computes it."""
-    old = graph.add("Reshape", "memory", rows, name="old")
+    old = graph.add("Reshape", "hidden_state", rows, name="old")
     entering = graph.add("Gemm", hidden, "gru_input", "gru_bias", name="entering")
     kept = graph.add("Gemm", old, "gru_hidden", name="kept")
     i_r, i_z, i_n = graph.add("Split", entering, name="entering_part", outputs=3, axis=1)

@@ -23,7 +23,7 @@ from jaxqmix.config import ConfigError, RunConfig, require, to_dict
 from jaxqmix.env.observation import agent_features, groups, seen_features
 from jaxqmix.env.symmetry import symmetries
 from jaxqmix.export.numpy_policy import NumpyPolicy
-from jaxqmix.learner.networks import turned
+from jaxqmix.learner.networks import transformed
 from jaxqmix.maps import without_city
 from jaxqmix.training import greedy_policy, make_parts
 from jaxqmix.types import ACTIONS
@@ -120,7 +120,7 @@ def plain_policy(config: RunConfig, agent: dict[str, Any]) -> PlainPolicy:
     env, learner = config.env, config.learner
     agent = jax.tree.map(jnp.asarray, agent)
     sides = symmetries(env) if config.evaluation.symmetric else None
-    many = turned(agent, sides) if sides else jax.tree.map(lambda leaf: leaf[None], agent)
+    many = transformed(agent, sides) if sides else jax.tree.map(lambda leaf: leaf[None], agent)
     many = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), many)
     first, views = many["dense_0"], many["dense_0"]["bias"].shape[0]
     weights = {
@@ -162,7 +162,7 @@ def describe(config: RunConfig, views: int) -> dict[str, Any]:
         "hidden": learner.hidden,
         "layers": learner.layers,
         "views": views,
-        "memory": views * learner.hidden if gru else 0,
+        "hidden_state": views * learner.hidden if gru else 0,
         "actions": list(ACTIONS),
         "move": f"{env.cell_size:g} m north, south, west or east, or {env.climb:g} m up or down",
         "seconds_per_action": env.step_seconds,
@@ -180,15 +180,16 @@ def holds(group: str) -> str:
 
 
 def jax_values(config: RunConfig, agent: dict[str, Any]) -> Callable:
-    """JAX's own greedy policy: (observation [N, D], memory [N, M]) -> values [N, A], memory."""
+    """JAX's own greedy policy: (observation [N, D], hidden_state [N, M]) ->
+    (values [N, A], hidden_state)."""
     _, learner = make_parts(without_city(config), axis=None)
     policy = greedy_policy(config, learner, jax.tree.map(jnp.asarray, agent))
     seen = seen_features(config.env)
 
-    def values(observation: jax.Array, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def values(observation: jax.Array, hidden_state: jax.Array) -> tuple[jax.Array, jax.Array]:
         observation = jnp.where(seen, observation, 0.0)
-        values, memory = policy.apply(policy.parameters, observation[None], memory)
-        return values[0], memory
+        values, hidden_state = policy.apply(policy.parameters, observation[None], hidden_state)
+        return values[0], hidden_state
 
     return values
 
@@ -201,16 +202,20 @@ def compare(plain: PlainPolicy, config: RunConfig, agent: dict[str, Any], count:
     """
     draw = np.random.default_rng(0)
     observation = draw.normal(size=(count, plain.about["features"])).astype(np.float32)
-    memory = np.tanh(draw.normal(size=(count, plain.about["memory"]))).astype(np.float32)
-    expected, expected_memory = jax.device_get(jax_values(config, agent)(observation, memory))
+    hidden_state = np.tanh(draw.normal(size=(count, plain.about["hidden_state"]))).astype(
+        np.float32
+    )
+    expected, expected_hidden_state = jax.device_get(
+        jax_values(config, agent)(observation, hidden_state)
+    )
     policy = NumpyPolicy.__new__(NumpyPolicy)
     policy.weights, policy.about = plain.weights, plain.about
-    found = [policy.values(*pair) for pair in zip(observation, memory, strict=True)]
-    values, memories = (np.stack(column) for column in zip(*found, strict=True))
+    found = [policy.values(*pair) for pair in zip(observation, hidden_state, strict=True)]
+    values, after = (np.stack(column) for column in zip(*found, strict=True))
     largest = max(float(np.abs(expected).max()), 1e-6)
     difference = float(np.abs(values - expected).max()) / largest
-    if plain.about["memory"]:
-        difference = max(difference, float(np.abs(memories - expected_memory).max()))
+    if plain.about["hidden_state"]:
+        difference = max(difference, float(np.abs(after - expected_hidden_state).max()))
     assert difference <= TOLERANCE, f"exported values differ by {difference:.1e}"
     return difference
 
@@ -232,16 +237,16 @@ def write_stablehlo(
     """
     values = jax_values(config, agent)
 
-    def act(observation, available, memory):
-        found, memory = values(observation, memory)
+    def act(observation, available, hidden_state):
+        found, hidden_state = values(observation, hidden_state)
         action = jnp.argmax(jnp.where(available, found, -jnp.inf), axis=-1).astype(jnp.int32)
-        return action, found, memory
+        return action, found, hidden_state
 
     (drones,) = jax.export.symbolic_shape("drones")
     shapes = [
         jax.ShapeDtypeStruct((drones, about["features"]), jnp.float32),
         jax.ShapeDtypeStruct((drones, len(ACTIONS)), jnp.bool_),
-        jax.ShapeDtypeStruct((drones, about["memory"]), jnp.float32),
+        jax.ShapeDtypeStruct((drones, about["hidden_state"]), jnp.float32),
     ]
     exported = jax.export.export(jax.jit(act), platforms=("cpu", "cuda", "rocm", "tpu"))(*shapes)
     try:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxqmix.federated.config import FederationConfig
-from jaxqmix.types import record
+from jaxqmix.types import pytree_dataclass
 
 Tree = Any
 """A pytree of float32 arrays."""
@@ -154,7 +154,7 @@ def mix_async(server: Tree, weights: Tree, arrived: jax.Array, share: jax.Array)
     return jax.lax.scan(one, server, (absent_as(0.0, weights, arrived), share))[0]
 
 
-@record
+@pytree_dataclass
 class Moments:
     """What a server keeps from round to round; trees like the weights, or ()."""
 

@@ -21,10 +21,10 @@ from rich.table import Table
 from jaxqmix.console import Bar
 from jaxqmix.federated.pictures import size, traffic
 from jaxqmix.federated.rounds import Program
-from jaxqmix.federated.run import Listener, read_rounds
+from jaxqmix.federated.run import Callback, read_rounds
 
 
-class Console(Listener):
+class Console(Callback):
     """Shows a federation in the terminal."""
 
     def __init__(self, out: Path):
@@ -35,7 +35,7 @@ class Console(Listener):
         """Prints a line."""
         self.terminal.print(text, soft_wrap=not self.terminal.is_terminal)
 
-    def begun(self, program: Program, step: int) -> None:
+    def on_start(self, program: Program, step: int) -> None:
         """Says what is about to run, and shows the bar."""
         config, own = program.federation, program.config
         self.federation = config
@@ -68,27 +68,27 @@ class Console(Listener):
         self.bar.add_task("rounds", total=config.rounds, completed=step)
         self.bar.start()
 
-    def compiling(self, programs: Sequence[str]) -> None:
+    def on_compiling(self, programs: Sequence[str]) -> None:
         """Says what the compiler works at."""
         left = f"compiling: {', '.join(programs)}; a minute or so, once for these settings"
-        self.doing(left if programs else "")
+        self.on_activity(left if programs else "")
 
-    def compiled(self, seconds: float, programs: int, cached: int) -> None:
+    def on_compiled(self, seconds: float, programs: int, cached: int) -> None:
         """Says how long that took."""
         self.say(f"compiled in {seconds:.0f} s ({cached} of {programs} programs cached)")
 
-    def failed(self) -> None:
+    def on_failure(self) -> None:
         """Takes the bar away before an error is shown."""
         self.close()
 
-    def doing(self, what: str) -> None:
+    def on_activity(self, what: str) -> None:
         """Says what takes time."""
         if self.bar is None:
             self.say(what)
         else:
             self.bar.doing = what
 
-    def advanced(self, step: int, report: dict[str, Any]) -> None:
+    def on_advance(self, step: int, report: dict[str, Any]) -> None:
         """Moves the bar, and tells of the round."""
         line = described(report)
         assert self.bar is not None
@@ -97,7 +97,7 @@ class Console(Listener):
         if not self.terminal.is_interactive:
             self.say(line)
 
-    def evaluated(self, report: dict[str, Any]) -> None:
+    def on_evaluation(self, report: dict[str, Any]) -> None:
         """Prints an evaluation."""
         words = (
             f"  {report['env_steps']:>11,} env steps: coverage {report['coverage']:.1%}, "
@@ -107,11 +107,11 @@ class Console(Listener):
             words += f"; cities of no site: t90 {report['t90_of_strangers']:.1f}"
         self.say(words)
 
-    def stopping(self) -> None:
+    def on_stopping(self) -> None:
         """Says that Ctrl-C was heard."""
-        self.doing("finishing this round; Ctrl-C again stops at once")
+        self.on_activity("finishing this round; Ctrl-C again stops at once")
 
-    def stopped(self, step: int) -> None:
+    def on_stopped(self, step: int) -> None:
         """Says how to go on."""
         self.close()
         self.say(f"stopped after round {step}; go on with --resume --out {escape(str(self.out))}")
@@ -122,7 +122,7 @@ class Console(Listener):
             self.bar.stop()
             self.bar = None
 
-    def finished(self, report: dict[str, Any]) -> None:
+    def on_finish(self, report: dict[str, Any]) -> None:
         """Prints what was sent, and the verdict."""
         self.close()
         table = Table("communication", "", box=None)

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxqmix.federated.aggregate import Tree, by_site
-from jaxqmix.types import record
+from jaxqmix.types import pytree_dataclass
 
 
 class UpdateRefused(ValueError):
     """An update that does not fit; the message names the part and what is wrong with it."""
 
 
-@record
+@pytree_dataclass
 class Verdicts:
     """What the door did, for each chosen site; [M] bool unless said otherwise."""
 

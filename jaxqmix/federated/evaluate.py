@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jaxqmix.compilation import jit
 from jaxqmix.config import RunConfig
-from jaxqmix.distributed import COPIED, make_mesh, place, shapes_at, shardings
+from jaxqmix.distributed import REPLICATED, make_mesh, place, shapes_at, shardings
 from jaxqmix.evaluation import EVALUATION
 from jaxqmix.federated.aggregate import Tree
 from jaxqmix.federated.local import for_each, local_training, over_sites
@@ -47,10 +47,12 @@ class SitesEvaluator:
         """
         key = jax.random.fold_in(jax.random.key(np.uint32(seed)), stream)
         keys = jax.random.split(key, episodes)
-        agents, flown = place(agents, self.mesh, COPIED), []
+        agents, flown = place(agents, self.mesh, REPLICATED), []
         for first in range(0, episodes, self.batch):
             # The last batch is filled up with the episodes in front, which are then dropped.
-            chosen = place(keys[np.arange(first, first + self.batch) % episodes], self.mesh, COPIED)
+            chosen = place(
+                keys[np.arange(first, first + self.batch) % episodes], self.mesh, REPLICATED
+            )
             metrics = jax.device_get(self.fly(agents, chosen))
             flown.append({name: values[:, : episodes - first] for name, values in metrics.items()})
         return {name: np.concatenate([f[name] for f in flown], axis=1) for name in flown[0]}
@@ -58,7 +60,7 @@ class SitesEvaluator:
     def shapes(self, agents: Tree) -> tuple[Tree, jax.ShapeDtypeStruct]:
         """The shapes that `fly` takes, to compile it ahead; of agents or their shapes."""
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self.batch))
-        return shapes_at((agents, keys), shardings(self.mesh, COPIED))
+        return shapes_at((agents, keys), shardings(self.mesh, REPLICATED))
 
 
 def everywhere(agent: Tree, count: int) -> Tree:

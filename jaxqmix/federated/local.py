@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from jaxqmix.config import RunConfig, require
-from jaxqmix.distributed import SPREAD, on_each_device, suggested_scale
+from jaxqmix.distributed import SHARDED, on_each_device, suggested_scale
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.federated.aggregate import Tree
 from jaxqmix.federated.config import FederationConfig
@@ -57,7 +57,7 @@ class Group:
 
 
 def iterations_of_round(config: RunConfig, federation: FederationConfig) -> int:
-    """Rollouts with their learner calls that a site flies in a round."""
+    """Rollouts with their learner updates that a site flies in a round."""
     return max(1, federation.local_env_steps // config.iteration_steps)
 
 
@@ -140,7 +140,7 @@ def over_sites(function: Callable, count: int, mesh: Mesh) -> Callable:
         return jax.vmap(function)(*arguments)
 
     def everywhere(*arguments: Any) -> Any:
-        spread = on_each_device(share, mesh, (SPREAD,) * len(arguments), SPREAD)
+        spread = on_each_device(share, mesh, (SHARDED,) * len(arguments), SHARDED)
         if filled == count:
             return spread(*arguments)
         padded = jax.tree.map(lambda leaf: leaf[np.arange(filled) % count], arguments)

@@ -265,7 +265,7 @@ class ServerNode(Shared):
         first = self.groups[0]
         state = jit(lambda: self.begin(first.sites[0]), once=True)()
         parameters = state.learner.parameters | self.server.weights
-        learned = replace(state.learner, parameters=parameters, average=parameters)
+        learned = replace(state.learner, parameters=parameters, ema=parameters)
         make_folder(folder, first.config)
         writer = Checkpoints(folder, first.config, 0)
         writer.save("final", self.rounds, ordinary(replace(state, learner=learned)))

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from jaxqmix.compilation import jit
 from jaxqmix.config import RunConfig
-from jaxqmix.distributed import COPIED, make_mesh, place, shapes_at, shardings
+from jaxqmix.distributed import REPLICATED, make_mesh, place, shapes_at, shardings
 from jaxqmix.federated import door, privacy
 from jaxqmix.federated.aggregate import (
     Aggregator,
@@ -45,13 +45,13 @@ from jaxqmix.federated.local import (
 from jaxqmix.federated.sites import Site, ranges
 from jaxqmix.learner.update import LearnerState
 from jaxqmix.training import TrainState, tree_bytes
-from jaxqmix.types import record, replace
+from jaxqmix.types import pytree_dataclass, replace
 
 FEDERATION = 4
 """Stream of random numbers of a federation; training's is 1, evaluation's 2 and 3."""
 
 
-@record
+@pytree_dataclass
 class Server:
     """What the server keeps."""
 
@@ -61,7 +61,7 @@ class Server:
     clip: jax.Array  # [] float32, clipping norm of differential privacy
 
 
-@record
+@pytree_dataclass
 class Federation:
     """Everything that a federated run changes; saved whole, it resumes bit for bit."""
 
@@ -77,10 +77,10 @@ class Federation:
         """The global policy as a learner's state, for checkpoints; a mixer of its own is the
         first site's."""
         first = jax.tree.map(lambda leaf: leaf[0], self.groups[0].learner)
-        return replace(first, average=first.average | self.server.weights)
+        return replace(first, ema=first.ema | self.server.weights)
 
 
-@record
+@pytree_dataclass
 class Outcome:
     """What a round reports, for each chosen site [M]."""
 
@@ -113,7 +113,7 @@ class Program:
     bytes_down: int
     """Of the global weights."""
 
-    def initialise(self, seed: int) -> Federation:
+    def init(self, seed: int) -> Federation:
         """The state before the first round."""
         return self.begin(np.uint32(seed))
 
@@ -121,11 +121,11 @@ class Program:
     def state_shapes(self) -> Federation:
         """Shapes, types and places of the state, without computing anything."""
         shapes = jax.eval_shape(self.begin, jax.ShapeDtypeStruct((), np.uint32))
-        return shapes_at(shapes, shardings(self.mesh, COPIED))
+        return shapes_at(shapes, shardings(self.mesh, REPLICATED))
 
     def place(self, state: Federation) -> Federation:
         """Puts a state on the devices."""
-        return place(state, self.mesh, COPIED)
+        return place(state, self.mesh, REPLICATED)
 
     @property
     def round_steps(self) -> int:
@@ -144,7 +144,7 @@ def make_program(config: RunConfig, federation: FederationConfig, sites: Sequenc
     rule = make_aggregator(federation)
     mesh = make_mesh(lambda devices: devices <= federation.per_round)
     key = jax.random.key(0)
-    like = jax.eval_shape(lambda: weights_of(groups[0].learner.initialise(key), parts))
+    like = jax.eval_shape(lambda: weights_of(groups[0].learner.init(key), parts))
     codec = make_codec(federation, like)
 
     def begin(seed: jax.Array) -> Federation:
@@ -153,7 +153,7 @@ def make_program(config: RunConfig, federation: FederationConfig, sites: Sequenc
     def fly(state: Federation) -> tuple[Federation, Outcome]:
         return fly_round(state, program, rule)
 
-    everywhere = shardings(mesh, COPIED)
+    everywhere = shardings(mesh, REPLICATED)
     program = Program(
         config,
         federation,

@@ -32,7 +32,7 @@ from jaxqmix.federated.local import ordinary
 from jaxqmix.federated.rounds import Outcome, Program, make_program
 from jaxqmix.federated.sites import Site, as_dicts, find_sites
 from jaxqmix.locking import locked
-from jaxqmix.metrics import FINAL, MetricsWriter, TensorBoard, local_path, read
+from jaxqmix.metrics import FINAL, MetricsWriter, TensorBoardLogger, local_path, read
 from jaxqmix.rollout import METRICS
 from jaxqmix.runner import Audience, check_folder, make_folder, stop_requests, write_json
 from jaxqmix.training import MEANS, require_memory, tree_bytes
@@ -44,37 +44,37 @@ FOLDERS = "sites"
 Report = dict[str, Any]
 
 
-class Listener:
+class Callback:
     """Hears of a federation's progress; the command line overrides what it shows."""
 
-    def begun(self, program: Program, step: int) -> None:
+    def on_start(self, program: Program, step: int) -> None:
         """It starts at this round: 0, or where it resumes."""
 
-    def compiling(self, programs: Sequence[str]) -> None:
+    def on_compiling(self, programs: Sequence[str]) -> None:
         """These programs are still being compiled."""
 
-    def compiled(self, seconds: float, programs: int, cached: int) -> None:
+    def on_compiled(self, seconds: float, programs: int, cached: int) -> None:
         """So many programs are compiled, some of them from the cache."""
 
-    def doing(self, what: str) -> None:
+    def on_activity(self, what: str) -> None:
         """Something begins that may take seconds."""
 
-    def advanced(self, step: int, report: Report) -> None:
+    def on_advance(self, step: int, report: Report) -> None:
         """A round is done."""
 
-    def evaluated(self, report: Report) -> None:
+    def on_evaluation(self, report: Report) -> None:
         """An evaluation was written."""
 
-    def stopping(self) -> None:
+    def on_stopping(self) -> None:
         """A signal handler heard the wish to stop; rounds do after this one."""
 
-    def stopped(self, step: int) -> None:
+    def on_stopped(self, step: int) -> None:
         """It stopped as asked, and is saved."""
 
-    def finished(self, report: Report) -> None:
+    def on_finish(self, report: Report) -> None:
         """Everything is written."""
 
-    def failed(self) -> None:
+    def on_failure(self) -> None:
         """The run ends with an error."""
 
 
@@ -86,11 +86,11 @@ class FederatedRun:
         config: RunConfig,
         federation: FederationConfig,
         folder: Path,
-        listener: Listener,
+        callback: Callback,
         resume: bool = False,
     ):
         """Checks everything, then creates the folder; see `federate`."""
-        self.federation, self.folder, self.listener = federation, folder, listener
+        self.federation, self.folder, self.callback = federation, folder, callback
         check_folder(folder, resume)
         sites, self.strangers = find_sites(federation, config)
         self.program = program = make_program(config, federation, sites)
@@ -107,7 +107,7 @@ class FederatedRun:
             check_same(folder, federation, sites)
             if any(checkpoints.steps_of(folder, kind) for kind in checkpoints.KINDS):
                 self.step, self.state = checkpoints.restore(folder, self)
-        listener.begun(program, self.step)
+        callback.on_start(program, self.step)
         self._compile(shapes)
         self._open(sites)
 
@@ -134,8 +134,8 @@ class FederatedRun:
         }
         if self.state is not None:
             del programs["first state"]
-        compiled, effort = compile_ahead(programs, self.listener.compiling)
-        self.listener.compiled(**effort)
+        compiled, effort = compile_ahead(programs, self.callback.on_compiling)
+        self.callback.on_compiled(**effort)
         if self.state is None:
             self.state = compiled["first state"](np.uint32(self.config.training.seed))
         self._fly_round = compiled["rounds"]
@@ -152,7 +152,7 @@ class FederatedRun:
         write_json(folder / SITES, as_dicts(sites))
         keep_rounds(folder, self.step)
         self.env_steps = steps = sum(line["env_steps"] for line in read_rounds(folder))
-        self.metrics = MetricsWriter(folder, [TensorBoard(folder, self.config, steps)], steps)
+        self.metrics = MetricsWriter(folder, [TensorBoardLogger(folder, self.config, steps)], steps)
         self.site_metrics = []
         for number, site in enumerate(sites):
             own = folder / FOLDERS / site.name
@@ -208,11 +208,11 @@ class FederatedRun:
             while self.step < self.federation.rounds:
                 if asked():
                     self.checkpoints.save("latest", self.step, self.state)
-                    self.listener.stopped(self.step)
+                    self.callback.on_stopped(self.step)
                     return None
                 self._round()
             report = self.finish(personalise)
-        self.listener.finished(report)
+        self.callback.on_finish(report)
         return report
 
     def _round(self) -> None:
@@ -238,7 +238,7 @@ class FederatedRun:
             if outcome.reached[place]:
                 one = training_report(outcome, slice(place, place + 1), self.env_steps)
                 self.site_metrics[number].write(one | {"round": self.step})
-        self.listener.advanced(self.step, report)
+        self.callback.on_advance(self.step, report)
         if self.step % federation.evaluate_every == 0 and self.step < federation.rounds:
             self._evaluate(federation.episodes, SELECTION, final=False)
         if self.step % federation.checkpoint_every == 0:
@@ -274,7 +274,7 @@ class FederatedRun:
 
     def _evaluate(self, episodes: int, stream: int, final: bool) -> Report:
         """Flies every site's held-out cities and the strangers', and reports both."""
-        self.listener.doing("flying every site's held-out cities")
+        self.callback.on_activity("flying every site's held-out cities")
         count = len(self.sites) + len(self.strangers)
         agent = everywhere(self.state.server.weights["agent"], count)
         seed = self.config.evaluation.seed
@@ -294,7 +294,7 @@ class FederatedRun:
             for name in METRICS:
                 report[f"{name}_of_strangers"] = float(flown[name][known:].mean())
         self.metrics.write(report)
-        self.listener.evaluated(report)
+        self.callback.on_evaluation(report)
         if final:
             whole = report | {"coverage_over_time": coverage_over_time(merged)}
             whole["t90_by_site"] = {
@@ -326,16 +326,16 @@ class FederatedRun:
             report |= self._personalise(personalise)
         else:
             self._save_sites(self.state.groups)
-        self.listener.doing("drawing")
+        self.callback.on_activity("drawing")
         plot_runs(load_runs([self.folder]), self.folder / "curves.png")
         draw_federation(self.folder)
         return report
 
     def _personalise(self, env_steps: int) -> Report:
         """Every site trains the global policy on, on its own worlds, and flies its own cities."""
-        self.listener.doing("fine-tuning at every site")
+        self.callback.on_activity("fine-tuning at every site")
         states = make_tuner(self.program, env_steps)(self.state)
-        agents = by_number(self.program, [state.learner.average["agent"] for state in states])
+        agents = by_number(self.program, [state.learner.ema["agent"] for state in states])
         known, strangers = len(self.sites), len(self.strangers)
         others = everywhere(self.state.server.weights["agent"], strangers)
         agents = jax.tree.map(lambda *both: np.concatenate(both), agents, others)
@@ -363,7 +363,7 @@ class FederatedRun:
                 state = ordinary(jax.tree.map(itemgetter(place), states))
                 if not own:
                     parameters = state.learner.parameters | weights
-                    learned = replace(state.learner, parameters=parameters, average=parameters)
+                    learned = replace(state.learner, parameters=parameters, ema=parameters)
                     state = replace(state, learner=learned)
                 folder = self.folder / FOLDERS / self.sites[number].name
                 # A resumed run that was at its end comes here again.
@@ -440,7 +440,7 @@ def federate(
     federation: FederationConfig,
     out: str | Path,
     resume: bool = False,
-    listener: Listener | None = None,
+    callback: Callback | None = None,
     personalise: int = 0,
 ) -> Report | None:
     """Trains one policy at sites that never share their flights.
@@ -450,7 +450,7 @@ def federate(
       federation: the sites, the rounds and the rule.
       out: the folder; must be empty or new, unless `resume`.
       resume: go on from the newest checkpoint there, bit for bit.
-      listener: hears of the progress.
+      callback: hears of the progress.
       personalise: env steps that each site trains on at the end, on its own worlds.
 
     Returns:
@@ -462,20 +462,20 @@ def federate(
     require(personalise >= 0, "personalise", personalise, "must be at least 0")
     require_no_fork()
     require_float32()
-    listener = listener or Listener()
-    folder, audience = local_path("out", out), Audience(listener)
+    callback = callback or Callback()
+    folder, audience = local_path("out", out), Audience(callback)
     check_folder(Path(out).expanduser(), resume)  # An error names it as it was given.
     try:
         with locked(folder):
             # Until it trains there is nothing to save: signals end the process as any other.
-            run = FederatedRun(config, federation, folder, cast(Listener, audience), resume)
-            with stop_requests(audience.stopping) as asked:
+            run = FederatedRun(config, federation, folder, cast(Callback, audience), resume)
+            with stop_requests(audience.on_stopping) as asked:
                 report = run.train(lambda: asked() or audience.left, personalise)
         if audience.left:
             raise BrokenPipeError
         return report
     except BaseException:
-        listener.failed()
+        callback.on_failure()
         raise
 
 

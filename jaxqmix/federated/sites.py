@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxqmix.config import ConfigError, DomainConfig, RunConfig, from_dict, refuse, require
 from jaxqmix.federated.config import FederationConfig
-from jaxqmix.types import RewardWeights, record
+from jaxqmix.types import RewardWeights, pytree_dataclass
 
 POPULATIONS = {"sites-alike": 0.0, "sites-mixed": 1.0}
 """Heterogeneity by the name of a population."""
@@ -66,7 +66,7 @@ class Site:
         )
 
 
-@record
+@pytree_dataclass
 class Ranges:
     """`DomainConfig` as arrays: sites differ by these, and share one program.
 

@@ -57,7 +57,7 @@ class MonotonicMixer(nnx.Module):
 def make_mixer(
     config: LearnerConfig, drones: int, state: int
 ) -> tuple[Callable[[jax.Array], Parameters], MixerApply]:
-    """Binds the static sizes; returns `initialise(key)` and `apply(parameters, values, state)`."""
+    """Binds the static sizes; returns `init(key)` and `apply(parameters, values, state)`."""
     if config.mixer == "vdn":
         return lambda key: {}, lambda parameters, values, state: values.sum(-1, keepdims=True)
     if config.mixer == "iql":
@@ -68,10 +68,10 @@ def make_mixer(
 
     graph, _ = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
 
-    def initialise(key: jax.Array) -> Parameters:
+    def init(key: jax.Array) -> Parameters:
         return nnx.to_pure_dict(nnx.state(build(key), nnx.Param))
 
     def apply(parameters: Parameters, values: jax.Array, state: jax.Array) -> jax.Array:
         return nnx.merge(graph, parameters)(values, state)
 
-    return initialise, apply
+    return init, apply

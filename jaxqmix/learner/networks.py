@@ -44,15 +44,17 @@ class Agent(nnx.Module):
         self.value = nnx.Linear(width, 1, kernel_init=small, rngs=rngs)
         self.advantage = nnx.Linear(width, actions, kernel_init=small, rngs=rngs)
 
-    def __call__(self, observation: jax.Array, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, observation: jax.Array, hidden_state: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """Action values over time.
 
         Args:
           observation: [T, ..., D].
-          memory: [..., M], before the first observation; M = 0 without a recurrent layer.
+          hidden_state: [..., M], before the first observation; M = 0 without a recurrent layer.
 
         Returns:
-          Action values [T, ..., A] and the memory after the last observation.
+          Action values [T, ..., A] and the hidden state after the last observation.
         """
         # One long axis of rows: with several, the weights' gradients transpose their inputs first.
         hidden = observation.reshape(-1, observation.shape[-1])
@@ -61,15 +63,15 @@ class Agent(nnx.Module):
             hidden = nnx.relu(norm(dense(hidden)))
         if self.recurrent is not None:
             over_time = hidden.reshape(*observation.shape[:-1], -1)
-            # `GRUCell` returns (memory, output), the order that scan wants.
-            memory, over_time = jax.lax.scan(self.recurrent, memory, over_time)
+            # `GRUCell` returns (hidden_state, output), the order that scan wants.
+            hidden_state, over_time = jax.lax.scan(self.recurrent, hidden_state, over_time)
             hidden = over_time.reshape(hidden.shape)
         advantage = self.advantage(hidden)
         values = self.value(hidden) + advantage - advantage.mean(axis=-1, keepdims=True)
-        return values.reshape(*observation.shape[:-1], -1), memory
+        return values.reshape(*observation.shape[:-1], -1), hidden_state
 
 
-def memory_size(config: LearnerConfig) -> int:
+def hidden_state_size(config: LearnerConfig) -> int:
     """Numbers M that an agent carries from step to step."""
     return config.hidden if config.network == "gru" else 0
 
@@ -92,15 +94,15 @@ class AgentNetwork:
         """The module without its weights."""
         return nnx.split(nnx.eval_shape(lambda: self.build(jax.random.key(0))))[0]
 
-    def initialise(self, key: jax.Array) -> Parameters:
+    def init(self, key: jax.Array) -> Parameters:
         """Fresh parameters."""
         return nnx.to_pure_dict(nnx.state(self.build(key), nnx.Param))
 
     def __call__(
-        self, parameters: Parameters, observation: jax.Array, memory: jax.Array
+        self, parameters: Parameters, observation: jax.Array, hidden_state: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Action values and the new memory, as `Agent.__call__`."""
-        return nnx.merge(self.graph, parameters)(observation, memory)
+        """Action values and the new hidden_state, as `Agent.__call__`."""
+        return nnx.merge(self.graph, parameters)(observation, hidden_state)
 
 
 def make_agent(
@@ -109,14 +111,14 @@ def make_agent(
     """Binds the static sizes.
 
     Returns:
-      `initialise(key) -> parameters`, and `apply(parameters, observation, memory)` as
+      `init(key) -> parameters`, and `apply(parameters, observation, hidden_state)` as
       `Agent.__call__`.
     """
     agent = AgentNetwork(config, features, actions)
-    return agent.initialise, agent
+    return agent.init, agent
 
 
-def turned(parameters: Parameters, symmetries: Symmetries) -> Parameters:
+def transformed(parameters: Parameters, symmetries: Symmetries) -> Parameters:
     """The agent turned instead of the world, one for each symmetry: leaves [G, ...].
 
     `apply` of one of them gives for an observation what `apply(parameters, ...)` gives for the
@@ -135,8 +137,8 @@ def turned(parameters: Parameters, symmetries: Symmetries) -> Parameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class FromAllSides:
-    """The mean of the action values of several agents, those of `turned`, each with its memory.
+class SymmetryEnsemble:
+    """The mean action values of the agents of `transformed`, each with its hidden state.
 
     Silver et al. 2016, "Mastering the game of Go", Methods, Symmetries: the explicit ensemble.
     """
@@ -144,14 +146,16 @@ class FromAllSides:
     agent: AgentApply
 
     def __call__(
-        self, parameters: Parameters, observation: jax.Array, memory: jax.Array
+        self, parameters: Parameters, observation: jax.Array, hidden_state: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Takes parameters [G, ...] and memory [..., G x M]."""
+        """Takes parameters [G, ...] and hidden state [..., G x M]."""
         agents = jax.vmap(self.agent, in_axes=(0, None, -2), out_axes=(0, -2))
         sides = jax.tree.leaves(parameters)[0].shape[0]
-        each = memory.reshape(*memory.shape[:-1], sides, memory.shape[-1] // sides)
+        each = hidden_state.reshape(
+            *hidden_state.shape[:-1], sides, hidden_state.shape[-1] // sides
+        )
         values, each = agents(parameters, observation, each)
-        return values.mean(axis=0), each.reshape(memory.shape)
+        return values.mean(axis=0), each.reshape(hidden_state.shape)
 
 
 def greedy_actions(values: jax.Array, available: jax.Array) -> jax.Array:
@@ -159,7 +163,7 @@ def greedy_actions(values: jax.Array, available: jax.Array) -> jax.Array:
     return jnp.argmax(jnp.where(available, values, -jnp.inf), axis=-1).astype(jnp.int32)
 
 
-def explore(
+def epsilon_greedy(
     key: jax.Array, values: jax.Array, available: jax.Array, epsilon: jax.Array
 ) -> jax.Array:
     """Epsilon-greedy actions [N]: each drone, with probability epsilon, a uniform available one.

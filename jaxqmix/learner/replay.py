@@ -1,6 +1,6 @@
 """Uniform replay on the device: a ring of sequences, each observation stored once.
 
-Observations and agents' memories are kept as float16: their floats are of order one.
+Observations and agents' hidden states are kept as float16: their floats are of order one.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxqmix.types import Sequences, over_sequences, record
+from jaxqmix.types import Sequences, over_sequences, pytree_dataclass
 
 STORED = jnp.float16
 
 
-@record
+@pytree_dataclass
 class Replay:
     """A ring of C sequences; over several devices, each has its share of the ring."""
 
@@ -38,8 +38,8 @@ def empty(example: Sequences, capacity: int) -> Replay:
 def add(replay: Replay, sequences: Sequences) -> Replay:
     """Stores S sequences [T, S, ...], over the oldest ones when full."""
     incoming = over_sequences(lambda value, axis: jnp.moveaxis(value, axis, 0), sequences)
-    count = sequences.memory.shape[0]
-    capacity = replay.data.memory.shape[0]
+    count = sequences.hidden_state.shape[0]
+    capacity = replay.data.hidden_state.shape[0]
     places = (replay.position + jnp.arange(count)) % capacity
 
     def store(ring: jax.Array, value: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The update: targets, loss, gradient steps, target network and averaged weights.
+"""The update: targets, loss, gradient steps, target network and EMA.
 
 Free functions first; `make_learner` binds the static sizes last.
 """
@@ -16,20 +16,20 @@ import optax
 from jaxqmix.config import LearnerConfig
 from jaxqmix.distributed import total
 from jaxqmix.learner.mixers import MixerApply, make_mixer
-from jaxqmix.learner.networks import AgentApply, Parameters, make_agent, memory_size
+from jaxqmix.learner.networks import AgentApply, Parameters, hidden_state_size, make_agent
 from jaxqmix.learner.targets import chosen_values, double_q_values, lambda_returns, masked_max
-from jaxqmix.types import Sequences, over_sequences, record
+from jaxqmix.types import Sequences, over_sequences, pytree_dataclass
 
 
-@record
+@pytree_dataclass
 class LearnerState:
     """Everything that learning changes."""
 
     parameters: Parameters  # {"agent": ..., "mixer": ...}, trained
     target: Parameters  # of the target network
-    average: Parameters  # over calls, for evaluation
+    ema: Parameters  # exponential moving average over updates, for evaluation
     optimiser: Any
-    calls: jax.Array  # [] int32, learner calls so far
+    updates: jax.Array  # [] int32, so far
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Learner:
     config: LearnerConfig
     agent: AgentApply
     mixer: MixerApply
-    memory: int
-    initialise: Callable[[jax.Array], LearnerState]
+    hidden_state_size: int
+    init: Callable[[jax.Array], LearnerState]
     update: Callable[
         [jax.Array, LearnerState, Sequences], tuple[LearnerState, dict[str, jax.Array]]
     ]
@@ -62,14 +62,14 @@ def compute_targets(
 ) -> jax.Array:
     """Lambda-return targets [T, S, M] of a batch of sequences.
 
-    They hold for all gradient steps of a learner call: taken anew from each step's weights, without
+    They hold for all gradient steps of an update: taken anew from each step's weights, without
     a target network, the values grew a thousandfold within a minute of `quick`.
     """
     observation = batch.observation
-    values, _ = agent(learned.target["agent"], observation.agents, batch.memory)
+    values, _ = agent(learned.target["agent"], observation.agents, batch.hidden_state)
     # With a target network that is always a copy, both networks choose the same action.
     if config.double_q and config.target_update < 1:
-        online, _ = agent(learned.parameters["agent"], observation.agents, batch.memory)
+        online, _ = agent(learned.parameters["agent"], observation.agents, batch.hidden_state)
         best = double_q_values(online, values, observation.available)
     else:
         best = masked_max(values, observation.available)
@@ -103,7 +103,7 @@ def td_loss(
       The loss, and metrics.
     """
     observation = batch.observation
-    values, _ = agent(parameters["agent"], observation.agents[:-1], batch.memory)
+    values, _ = agent(parameters["agent"], observation.agents[:-1], batch.hidden_state)
     chosen = chosen_values(values, batch.actions)
     team = team_values(parameters, chosen, observation.state[:-1], mixer)
     weight = jnp.broadcast_to(batch.valid[..., None], team.shape).astype(jnp.float32)
@@ -154,19 +154,14 @@ def make_optimiser(
     return optax.chain(*([pull_to_anchor(proximal)] if proximal else []), *parts)
 
 
-def averaging_share(calls: jax.Array, decay: float) -> jax.Array:
-    """The share of the newest weights in the averaged ones, after so many earlier calls.
+def ema_step_size(updates: jax.Array, decay: float) -> jax.Array:
+    """Step size of the EMA of the weights, after so many earlier updates.
 
     At first a polynomial decay, which soon forgets the untrained weights (Shamir and Zhang 2013,
     "Stochastic Gradient Descent for Non-smooth Optimization", section 4, with eta = 2), until the
     given decay forgets more slowly.
     """
-    return jnp.maximum(1 - decay, 3 / (calls + 3))
-
-
-def blend(old: Parameters, new: Parameters, share: jax.typing.ArrayLike) -> Parameters:
-    """(1 - share) old + share new, leaf by leaf."""
-    return jax.tree.map(lambda a, b: a + share * (b - a), old, new)
+    return jnp.maximum(1 - decay, 3 / (updates + 3))
 
 
 def minibatch_orders(key: jax.Array, sequences: int, config: LearnerConfig) -> jax.Array:
@@ -184,7 +179,7 @@ def make_learner(
     actions: int,
     drones: int,
     state: int,
-    calls: int,
+    updates: int,
     axis: str | None = None,
     proximal: float = 0.0,
 ) -> Learner:
@@ -196,21 +191,21 @@ def make_learner(
       actions: A.
       drones: N.
       state: S of the mixer's state.
-      calls: learner calls in the run, for the learning rate.
+      updates: in the run, for the learning rate.
       axis: of `distributed.on_each_device`, where `update` gets this device's sequences.
       proximal: as in `make_optimiser`.
     """
-    initialise_agent, agent = make_agent(config, features, actions)
-    initialise_mixer, mixer = make_mixer(config, drones, state)
-    optimiser = make_optimiser(config, calls * config.epochs * config.minibatches, proximal)
+    init_agent, agent = make_agent(config, features, actions)
+    init_mixer, mixer = make_mixer(config, drones, state)
+    optimiser = make_optimiser(config, updates * config.epochs * config.minibatches, proximal)
     gradient = jax.grad(td_loss, has_aux=True)
 
-    def initialise(key: jax.Array) -> LearnerState:
+    def init(key: jax.Array) -> LearnerState:
         agent_key, mixer_key = jax.random.split(key)
-        parameters = {"agent": initialise_agent(agent_key), "mixer": initialise_mixer(mixer_key)}
+        parameters = {"agent": init_agent(agent_key), "mixer": init_mixer(mixer_key)}
         # Copies: the training state is donated, and a buffer can be donated only once.
-        target, average = (jax.tree.map(jnp.copy, parameters) for _ in range(2))
-        return LearnerState(parameters, target, average, optimiser.init(parameters), jnp.int32(0))
+        target, ema = (jax.tree.map(jnp.copy, parameters) for _ in range(2))
+        return LearnerState(parameters, target, ema, optimiser.init(parameters), jnp.int32(0))
 
     def update(
         key: jax.Array, learned: LearnerState, batch: Sequences
@@ -232,17 +227,17 @@ def make_learner(
         (parameters, state), metrics = jax.lax.scan(
             minibatch,
             (learned.parameters, learned.optimiser),
-            minibatch_orders(key, batch.memory.shape[0], config),
+            minibatch_orders(key, batch.hidden_state.shape[0], config),
         )
         learned = LearnerState(
             parameters=parameters,
-            target=blend(learned.target, parameters, config.target_update),
-            average=blend(
-                learned.average, parameters, averaging_share(learned.calls, config.average_decay)
+            target=optax.incremental_update(parameters, learned.target, config.target_update),
+            ema=optax.incremental_update(
+                parameters, learned.ema, ema_step_size(learned.updates, config.average_decay)
             ),
             optimiser=state,
-            calls=learned.calls + 1,
+            updates=learned.updates + 1,
         )
         return learned, jax.tree.map(jnp.mean, metrics)
 
-    return Learner(config, agent, mixer, memory_size(config), initialise, update)
+    return Learner(config, agent, mixer, hidden_state_size(config), init, update)

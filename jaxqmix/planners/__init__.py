@@ -20,11 +20,11 @@ from jaxqmix.config import ConfigError, EnvConfig
 from jaxqmix.planners.lanes import Lanes
 from jaxqmix.planners.pursuit import (
     FRESH,
-    Memory,
+    PursuitState,
     cells_to_see,
     goal_place,
     goal_radius,
-    initial_memory,
+    initial_hidden_state,
     nearest_cells,
     pursue,
 )
@@ -39,15 +39,15 @@ PLANNERS = ("random", "greedy", "voronoi", "lanes", "tours")
 class Random:
     """Uniform among the available actions."""
 
-    def initial_memory(self) -> tuple:
+    def initial_hidden_state(self) -> tuple:
         """Nothing."""
         return ()
 
-    def __call__(self, key: jax.Array, state: State, timestep: Timestep, memory: tuple):
-        """Actions [N] int32 and the empty memory; see `Policy`."""
+    def __call__(self, key: jax.Array, state: State, timestep: Timestep, hidden_state: tuple):
+        """Actions [N] int32 and the empty hidden state; see `Policy`."""
         scores = jax.random.uniform(key, timestep.observation.available.shape)
         scores = jnp.where(timestep.observation.available, scores, -1.0)
-        return jnp.argmax(scores, axis=-1).astype(jnp.int32), memory
+        return jnp.argmax(scores, axis=-1).astype(jnp.int32), hidden_state
 
 
 @jax.tree_util.register_static
@@ -58,18 +58,27 @@ class Greedy:
     config: EnvConfig
     territory: bool = False
 
-    def initial_memory(self) -> Memory:
+    def initial_hidden_state(self) -> PursuitState:
         """No goals yet."""
-        return initial_memory(self.config)
+        return initial_hidden_state(self.config)
 
-    def __call__(self, key: jax.Array, state: State, timestep: Timestep, memory: Memory):
-        """Actions [N] int32 and the new memory; see `Policy`."""
+    def __call__(
+        self, key: jax.Array, state: State, timestep: Timestep, hidden_state: PursuitState
+    ):
+        """Actions [N] int32 and the new hidden state; see `Policy`."""
         radius = goal_radius(timestep, self.config)
-        open_cells = cells_to_see(state, memory, self.config)
-        goal = nearest_cells(state, open_cells, memory, radius, self.territory, self.config)
+        open_cells = cells_to_see(state, hidden_state, self.config)
+        goal = nearest_cells(state, open_cells, hidden_state, radius, self.territory, self.config)
         place = goal_place(goal, self.config)
         return pursue(
-            state, timestep.observation.available, goal, place, memory, radius, FRESH, self.config
+            state,
+            timestep.observation.available,
+            goal,
+            place,
+            hidden_state,
+            radius,
+            FRESH,
+            self.config,
         )
 
 

@@ -11,16 +11,16 @@ from jaxqmix.city import cell_centres
 from jaxqmix.config import EnvConfig
 from jaxqmix.planners.pursuit import (
     FRESH,
-    Memory,
+    PursuitState,
     argmin_cell,
     cells_to_see,
     goal_place,
     goal_radius,
-    initial_memory,
+    initial_hidden_state,
     nearest_cells,
     pursue,
 )
-from jaxqmix.types import State, Timestep, record, replace
+from jaxqmix.types import State, Timestep, pytree_dataclass, replace
 
 LANE_FRESH = 0.75
 """`pursuit.FRESH` within a lane, where it only turns the drone a little early."""
@@ -30,11 +30,11 @@ OFF_LANE = 1.0
 """Distance from a lane's centre that is flown back first, cells."""
 
 
-@record
-class LanesMemory:
+@pytree_dataclass
+class LanesState:
     """What a drone remembers of its sweep; orders are metres along the boustrophedon."""
 
-    common: Memory
+    common: PursuitState
     part: jax.Array  # [N] int32, which part of the boustrophedon is this drone's
     heading: jax.Array  # [N] float32, 1 towards the end of the part, -1 towards its beginning
     progress: jax.Array  # [N] float32, order reached
@@ -47,22 +47,24 @@ class Lanes:
 
     config: EnvConfig
 
-    def initial_memory(self) -> LanesMemory:
+    def initial_hidden_state(self) -> LanesState:
         """No parts yet; they are given out at the first step."""
         nothing = jnp.zeros(self.config.drones)
         part = nothing.astype(jnp.int32)
-        return LanesMemory(initial_memory(self.config), part, nothing, nothing)
+        return LanesState(initial_hidden_state(self.config), part, nothing, nothing)
 
-    def __call__(self, key: jax.Array, state: State, timestep: Timestep, memory: LanesMemory):
-        """Actions [N] int32 and the new memory; see `Policy`."""
-        config, common = self.config, memory.common
+    def __call__(self, key: jax.Array, state: State, timestep: Timestep, hidden_state: LanesState):
+        """Actions [N] int32 and the new hidden state; see `Policy`."""
+        config, common = self.config, hidden_state.common
         radius = goal_radius(timestep, config)
         open_cells = cells_to_see(state, common, config)
         sweep = Sweep(config, radius)
         first = hand_out(sweep, state.position[:, :2], common)
-        memory = jax.tree.map(lambda new, old: jnp.where(state.time == 0, new, old), first, memory)
-        goal, memory = next_on_lane(sweep, open_cells, memory)
-        place, memory = along_lane(sweep, state, goal, memory)
+        hidden_state = jax.tree.map(
+            lambda new, old: jnp.where(state.time == 0, new, old), first, hidden_state
+        )
+        goal, hidden_state = next_on_lane(sweep, open_cells, hidden_state)
+        place, hidden_state = along_lane(sweep, state, goal, hidden_state)
         # Done, or something long stands across the lane; a teammate may be on the other side.
         done = (goal[:, :1] < 0) | (state.time < common.blocked[:, None])
         helped = nearest_cells(state, open_cells, common, radius, True, config)
@@ -71,7 +73,7 @@ class Lanes:
         fresh = jnp.where(done, FRESH, LANE_FRESH)
         available = timestep.observation.available
         actions, common = pursue(state, available, goal, place, common, radius, fresh, config)
-        return actions, replace(memory, common=common)
+        return actions, replace(hidden_state, common=common)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Sweep:
         return self.join(along, self.centre(lane))
 
 
-def hand_out(sweep: Sweep, place: jax.Array, common: Memory) -> LanesMemory:
+def hand_out(sweep: Sweep, place: jax.Array, common: PursuitState) -> LanesState:
     """Gives drones at places [N, 2] their parts of the boustrophedon.
 
     Parts go to the drones in their order across the lanes. A drone joins its part where it is
@@ -149,21 +151,21 @@ def hand_out(sweep: Sweep, place: jax.Array, common: Memory) -> LanesMemory:
     # Less a metre, for a part that ends with its lane.
     first, last = jnp.floor(begin / sweep.length), jnp.floor((end - 1.0) / sweep.length)
     order = sweep.order(along, jnp.clip(sweep.lane(across), first, last))
-    return LanesMemory(common, part, heading, jnp.clip(order, begin, end))
+    return LanesState(common, part, heading, jnp.clip(order, begin, end))
 
 
 def next_on_lane(
-    sweep: Sweep, open_cells: jax.Array, memory: LanesMemory
-) -> tuple[jax.Array, LanesMemory]:
+    sweep: Sweep, open_cells: jax.Array, hidden_state: LanesState
+) -> tuple[jax.Array, LanesState]:
     """The first open cell ahead on every drone's part; with none ahead, the drone turns round.
 
     Args:
       sweep: the boustrophedon.
       open_cells: [H, W] bool.
-      memory: parts, headings and progress.
+      hidden_state: parts, headings and progress.
 
     Returns:
-      Row and column [N, 2] int32, -1 where the part is done; and the memory after turning.
+      Row and column [N, 2] int32, -1 where the part is done; and the hidden state after turning.
     """
     y, x = cell_centres(sweep.config)
     along, across = sweep.split(x, y)
@@ -181,32 +183,32 @@ def next_on_lane(
         far_end = (part + (heading > 0)) * sweep.part_length
         return None, (goal, jnp.where(turn, -heading, heading), jnp.where(turn, far_end, progress))
 
-    drones = (memory.part, memory.heading, memory.progress)
+    drones = (hidden_state.part, hidden_state.heading, hidden_state.progress)
     _, (goal, heading, progress) = jax.lax.scan(first, None, drones)
-    return goal, replace(memory, heading=heading, progress=progress)
+    return goal, replace(hidden_state, heading=heading, progress=progress)
 
 
 def along_lane(
-    sweep: Sweep, state: State, goal: jax.Array, memory: LanesMemory
-) -> tuple[jax.Array, LanesMemory]:
+    sweep: Sweep, state: State, goal: jax.Array, hidden_state: LanesState
+) -> tuple[jax.Array, LanesState]:
     """Where to fly on the lane's centre to see the goals [N, 2]: places [N, 2] in metres, and the
-    memory with what the drones have passed."""
+    hidden_state with what the drones have passed."""
     config = sweep.config
     goal_along, goal_across = sweep.split(*goal_place(goal, config).T)
     along, across = sweep.split(state.position[:, 0], state.position[:, 1])
     lane = sweep.lane(goal_across)
     centre = jnp.clip(sweep.centre(lane), goal_across - sweep.radius, goal_across + sweep.radius)
     # What lies beside the drone on its lane is passed; a cell missed there waits for the way back.
-    own, target = (memory.heading * sweep.order(c, lane) for c in (along, goal_along))
-    passed = jnp.maximum(memory.heading * memory.progress, jnp.minimum(own, target))
+    own, target = (hidden_state.heading * sweep.order(c, lane) for c in (along, goal_along))
+    passed = jnp.maximum(hidden_state.heading * hidden_state.progress, jnp.minimum(own, target))
     on_lane = (sweep.lane(across) == lane) & (goal[:, 0] >= 0)
-    progress = jnp.where(on_lane, memory.heading * passed, memory.progress)
+    progress = jnp.where(on_lane, hidden_state.heading * passed, hidden_state.progress)
     # A drone beside its lane first flies onto it, unless it is on the way around a cylinder.
     beside = sweep.join(along, centre)
     off = jnp.abs(across - centre) > OFF_LANE * config.cell_size
     off &= ~near_cylinder(state, beside, config)
     place = jnp.where(off[:, None], beside, sweep.join(goal_along, centre))
-    return place, replace(memory, progress=progress)
+    return place, replace(hidden_state, progress=progress)
 
 
 def near_cylinder(state: State, place: jax.Array, config: EnvConfig) -> jax.Array:

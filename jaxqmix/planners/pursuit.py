@@ -15,7 +15,7 @@ from jaxqmix.config import EnvConfig
 from jaxqmix.env.dynamics import displacements
 from jaxqmix.env.observation import groups
 from jaxqmix.env.sensing import WORD, footprint_mask, margins, unpack_unseen, window_cells
-from jaxqmix.types import ACTIONS, ASCEND, DESCEND, City, State, Timestep, record
+from jaxqmix.types import ACTIONS, ASCEND, DESCEND, City, State, Timestep, pytree_dataclass
 
 TRAIL = 8
 """Steps for which a drone remembers where it was."""
@@ -34,8 +34,8 @@ FRESH = 8.0
 does: near unseen cells the gain leads, away from them the way does."""
 
 
-@record
-class Memory:
+@pytree_dataclass
+class PursuitState:
     """What a drone remembers of its goals."""
 
     goal: jax.Array  # [N, 2] int32, row and column of the cell last headed for; -1 for none
@@ -46,10 +46,10 @@ class Memory:
     trail: jax.Array  # [N, TRAIL, 2] float32, latest places, m
 
 
-def initial_memory(config: EnvConfig) -> Memory:
-    """The memory before the first step."""
+def initial_hidden_state(config: EnvConfig) -> PursuitState:
+    """The hidden state before the first step."""
     drones = config.drones
-    return Memory(
+    return PursuitState(
         goal=jnp.full((drones, 2), -1, jnp.int32),
         nearest=jnp.zeros(drones),
         stalled=jnp.zeros(drones, jnp.int32),
@@ -65,9 +65,9 @@ def goal_radius(timestep: Timestep, config: EnvConfig) -> jax.Array:
     return footprint_radius(jnp.float32(config.max_altitude), visibility)
 
 
-def cells_to_see(state: State, memory: Memory, config: EnvConfig) -> jax.Array:
+def cells_to_see(state: State, hidden_state: PursuitState, config: EnvConfig) -> jax.Array:
     """Unseen coverable cells [H, W], bool, less those given up for now."""
-    return unpack_unseen(state.unseen, config) & (memory.given_up <= state.time)
+    return unpack_unseen(state.unseen, config) & (hidden_state.given_up <= state.time)
 
 
 def goal_place(goal: jax.Array, config: EnvConfig) -> jax.Array:
@@ -78,7 +78,7 @@ def goal_place(goal: jax.Array, config: EnvConfig) -> jax.Array:
 def nearest_cells(
     state: State,
     open_cells: jax.Array,
-    memory: Memory,
+    hidden_state: PursuitState,
     radius: jax.Array,
     territory: bool,
     config: EnvConfig,
@@ -92,7 +92,7 @@ def nearest_cells(
     Args:
       state: one swarm.
       open_cells: [H, W] bool.
-      memory: holds the last goals.
+      hidden_state: holds the last goals.
       radius: [], footprint radius, metres.
       territory: prefer cells that are nearer to no teammate.
       config: static sizes.
@@ -121,8 +121,8 @@ def nearest_cells(
         claimed = squared((goal[::-1] + 0.5) * config.cell_size) < (CLAIM * radius) ** 2
         return open_cells & ~claimed, goal
 
-    last = jnp.sum((goal_place(memory.goal, config) - place) ** 2, axis=1)
-    order = jnp.argsort(jnp.where(state.time < memory.blocked, jnp.inf, last))
+    last = jnp.sum((goal_place(hidden_state.goal, config) - place) ** 2, axis=1)
+    order = jnp.argsort(jnp.where(state.time < hidden_state.blocked, jnp.inf, last))
     _, goals = jax.lax.scan(choose, open_cells, order)
     return jnp.zeros_like(goals).at[order].set(goals)
 
@@ -144,11 +144,11 @@ def pursue(
     available: jax.Array,
     goal: jax.Array,
     place: jax.Array,
-    memory: Memory,
+    hidden_state: PursuitState,
     radius: jax.Array,
     fresh: jax.Array | float,
     config: EnvConfig,
-) -> tuple[jax.Array, Memory]:
+) -> tuple[jax.Array, PursuitState]:
     """Flies every drone towards its place.
 
     Args:
@@ -156,26 +156,26 @@ def pursue(
       available: [N, A] bool.
       goal: [N, 2] int32, the cells to see; -1 for a drone without a goal, which stays.
       place: [N, 2], where to fly for that, metres.
-      memory: of the last step.
+      hidden_state: of the last step.
       radius: [], footprint radius, metres.
       fresh: [] or [N, 1], worth in cells of a move that sees as much new as a straight flight does.
       config: static sizes.
 
     Returns:
-      Actions [N] int32, and the new memory.
+      Actions [N] int32, and the new hidden state.
     """
     active = goal[:, 0] >= 0
     place = jnp.where(active[:, None], place, state.position[:, :2])
     place = out_of_cylinders(state.city, place, state.position[:, 2:], config)
-    memory = remember(state, goal, memory, config)
+    hidden_state = remember(state, goal, hidden_state, config)
     ends = state.position[:, None, :] + displacements(config)
     cost = way_length(ends[..., :2], place[:, None, :], state, config) / config.cell_size
     cost -= fresh * newly_seen(state, ends, radius, config)
-    cost += REVISIT * jnp.where(active[:, None], visits(memory.trail, ends, config), 0)
+    cost += REVISIT * jnp.where(active[:, None], visits(hidden_state.trail, ends, config), 0)
     cost -= 0.01 * (state.last_action[:, None] == jnp.arange(len(ACTIONS)))  # breaks ties
     cost = cost.at[:, ASCEND].add(-CLIMB).at[:, DESCEND].add(CLIMB)
     actions = jnp.argmin(jnp.where(available, cost, jnp.inf), axis=-1)
-    return actions.astype(jnp.int32), memory
+    return actions.astype(jnp.int32), hidden_state
 
 
 def visits(trail: jax.Array, ends: jax.Array, config: EnvConfig) -> jax.Array:
@@ -254,25 +254,27 @@ def tangent_length(radius: jax.Array, distance: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.maximum(distance**2 - radius**2, 0.0))
 
 
-def remember(state: State, goal: jax.Array, memory: Memory, config: EnvConfig) -> Memory:
-    """The memory with this step's goals [N, 2]; hopeless cells are given up."""
+def remember(
+    state: State, goal: jax.Array, hidden_state: PursuitState, config: EnvConfig
+) -> PursuitState:
+    """The hidden state with this step's goals [N, 2]; hopeless cells are given up."""
     here = state.position[:, :2]
     place = goal_place(goal, config)
     place = out_of_cylinders(state.city, place, state.position[:, 2:], config)
     unseen = unpack_unseen(state.unseen, config)
-    old = jnp.maximum(memory.goal, 0)
-    reached = (memory.goal[:, 0] < 0) | (goal[:, 0] < 0) | ~unseen[old[:, 0], old[:, 1]]
-    changed = jnp.any(goal != memory.goal, axis=1)
+    old = jnp.maximum(hidden_state.goal, 0)
+    reached = (hidden_state.goal[:, 0] < 0) | (goal[:, 0] < 0) | ~unseen[old[:, 0], old[:, 1]]
+    changed = jnp.any(goal != hidden_state.goal, axis=1)
     way = way_length(here[:, None, :], place[:, None, :], state, config)[:, 0]
-    nearer = ~changed & (way < memory.nearest - config.cell_size / 4)
-    nearest = jnp.where(changed | nearer, way, memory.nearest)
-    stalled = jnp.where(reached | nearer, 0, memory.stalled + 1)
+    nearer = ~changed & (way < hidden_state.nearest - config.cell_size / 4)
+    nearest = jnp.where(changed | nearer, way, hidden_state.nearest)
+    stalled = jnp.where(reached | nearer, 0, hidden_state.stalled + 1)
     hopeless = stalled > PATIENCE
     rows = goal[:, :1] + jnp.array([-1, -1, -1, 0, 0, 0, 1, 1, 1])
     columns = goal[:, 1:] + jnp.array([-1, 0, 1, -1, 0, 1, -1, 0, 1])
     rows = jnp.where(hopeless[:, None] & (columns >= 0) & (rows >= 0), rows, config.rows)
-    given_up = memory.given_up.at[rows, columns].set(state.time + RETRY, mode="drop")
-    trail = jnp.concatenate([here[:, None, :], memory.trail[:, :-1]], axis=1)
+    given_up = hidden_state.given_up.at[rows, columns].set(state.time + RETRY, mode="drop")
+    trail = jnp.concatenate([here[:, None, :], hidden_state.trail[:, :-1]], axis=1)
     stalled = jnp.where(hopeless, 0, stalled)
-    blocked = jnp.where(hopeless, state.time + 2 * RETRY, memory.blocked)
-    return Memory(goal, nearest, stalled, blocked, given_up, trail)
+    blocked = jnp.where(hopeless, state.time + 2 * RETRY, hidden_state.blocked)
+    return PursuitState(goal, nearest, stalled, blocked, given_up, trail)

@@ -19,16 +19,16 @@ from jaxqmix.city import cell_centres
 from jaxqmix.config import EnvConfig
 from jaxqmix.planners.pursuit import (
     FRESH,
-    Memory,
+    PursuitState,
     cells_to_see,
     goal_place,
     goal_radius,
-    initial_memory,
+    initial_hidden_state,
     nearest_cells,
     out_of_cylinders,
     pursue,
 )
-from jaxqmix.types import State, Timestep, record, replace
+from jaxqmix.types import State, Timestep, pytree_dataclass, replace
 
 TILE = 2.0
 """Largest side of a tile, footprint radii."""
@@ -60,12 +60,12 @@ HEAT = 0.1
 """Temperature at the search's start, cells of the norm."""
 
 
-@record
-class ToursMemory:
+@pytree_dataclass
+class ToursState:
     """What is planned. With T tiles and N drones a node is a drone (0 .. N - 1), the start of its
     path; nobody (N), the start of the tiles that are done; or a tile (N + 1 ..)."""
 
-    common: Memory
+    common: PursuitState
     order: jax.Array  # [N + 1 + T] int32, nodes: the paths one after the other
     places: jax.Array  # [T, 2] float32, where to fly for each tile, m
     done: jax.Array  # [T] bool, tiles that are seen, passed or given up
@@ -80,11 +80,11 @@ class Tours:
 
     config: EnvConfig
 
-    def initial_memory(self) -> ToursMemory:
+    def initial_hidden_state(self) -> ToursState:
         """No paths yet; they are planned at the first step."""
         drones, tiles = self.config.drones, math.prod(most_tiles(self.config))
-        return ToursMemory(
-            initial_memory(self.config),
+        return ToursState(
+            initial_hidden_state(self.config),
             order=jnp.arange(drones + 1 + tiles, dtype=jnp.int32),
             places=jnp.zeros((tiles, 2)),
             done=jnp.zeros(tiles, bool),
@@ -92,18 +92,18 @@ class Tours:
             deadline=jnp.zeros(drones, jnp.int32),
         )
 
-    def __call__(self, key: jax.Array, state: State, timestep: Timestep, memory: ToursMemory):
-        """Actions [N] int32 and the new memory; see `Policy`."""
-        config, common = self.config, memory.common
+    def __call__(self, key: jax.Array, state: State, timestep: Timestep, hidden_state: ToursState):
+        """Actions [N] int32 and the new hidden state; see `Policy`."""
+        config, common = self.config, hidden_state.common
         radius = goal_radius(timestep, config)
         tiles = Tiles(config, radius)
         open_cells = cells_to_see(state, common, config)
         unseen, centroids = tiles.unseen(open_cells)
-        memory = tiles_done(unseen, state, memory, config)
-        memory = plan(key, tiles, centroids, state, memory)
-        memory = next_tiles(state, memory, config)
-        flying = memory.head[:, None] >= 0
-        place = memory.places[memory.head]
+        hidden_state = tiles_done(unseen, state, hidden_state, config)
+        hidden_state = plan(key, tiles, centroids, state, hidden_state)
+        hidden_state = next_tiles(state, hidden_state, config)
+        flying = hidden_state.head[:, None] >= 0
+        place = hidden_state.places[hidden_state.head]
         goal = jnp.floor(place[:, ::-1] / config.cell_size).astype(jnp.int32)
         helped = nearest_cells(state, open_cells, common, radius, True, config)
         goal = jnp.where(flying, goal, helped)
@@ -111,7 +111,7 @@ class Tours:
         fresh = jnp.where(flying, TOUR_FRESH, FRESH)
         available = timestep.observation.available
         actions, common = pursue(state, available, goal, place, common, radius, fresh, config)
-        return actions, replace(memory, common=common)
+        return actions, replace(hidden_state, common=common)
 
 
 def most_tiles(config: EnvConfig) -> tuple[int, int]:
@@ -164,35 +164,40 @@ class Tiles:
 
 
 def tiles_done(
-    unseen: jax.Array, state: State, memory: ToursMemory, config: EnvConfig
-) -> ToursMemory:
-    """The memory with the tiles that no drone needs to fly to (any more).
+    unseen: jax.Array, state: State, hidden_state: ToursState, config: EnvConfig
+) -> ToursState:
+    """The hidden state with the tiles that no drone needs to fly to (any more).
 
     Args:
       unseen: [T], share of each tile.
       state: one swarm.
-      memory: of the last step.
+      hidden_state: of the last step.
       config: static sizes.
     """
-    offset = jnp.abs(memory.places[memory.head] - state.position[:, :2])
-    passed = jnp.all(offset <= REACH * config.cell_size, axis=1) | (state.time >= memory.deadline)
-    head = jnp.where(passed & (memory.head >= 0), memory.head, len(unseen))
-    done = memory.done.at[head].set(True, mode="drop")
-    return replace(memory, done=done | (unseen <= SEEN))
+    offset = jnp.abs(hidden_state.places[hidden_state.head] - state.position[:, :2])
+    passed = jnp.all(offset <= REACH * config.cell_size, axis=1) | (
+        state.time >= hidden_state.deadline
+    )
+    head = jnp.where(passed & (hidden_state.head >= 0), hidden_state.head, len(unseen))
+    done = hidden_state.done.at[head].set(True, mode="drop")
+    return replace(hidden_state, done=done | (unseen <= SEEN))
 
 
-def next_tiles(state: State, memory: ToursMemory, config: EnvConfig) -> ToursMemory:
-    """The memory with the first tile of every drone's path that is not done."""
+def next_tiles(state: State, hidden_state: ToursState, config: EnvConfig) -> ToursState:
+    """The hidden state with the first tile of every drone's path that is not done."""
     drones = config.drones
-    tile = memory.order - drones - 1
-    path = jnp.cumsum(memory.order <= drones) - 1
-    ahead = (tile >= 0) & ~memory.done[tile]
+    tile = hidden_state.order - drones - 1
+    path = jnp.cumsum(hidden_state.order <= drones) - 1
+    ahead = (tile >= 0) & ~hidden_state.done[tile]
     ahead = ahead & (path == jnp.arange(drones)[:, None])
     head = jnp.where(jnp.any(ahead, axis=1), tile[jnp.argmax(ahead, axis=1)], -1)
-    way = jnp.sum(jnp.abs(memory.places[head] - state.position[:, :2]), axis=1) / config.cell_size
+    way = (
+        jnp.sum(jnp.abs(hidden_state.places[head] - state.position[:, :2]), axis=1)
+        / config.cell_size
+    )
     deadline = state.time + PATIENCE + jnp.ceil(2 * way).astype(jnp.int32)
-    deadline = jnp.where(head == memory.head, memory.deadline, deadline)
-    return replace(memory, head=head, deadline=deadline)
+    deadline = jnp.where(head == hidden_state.head, hidden_state.deadline, deadline)
+    return replace(hidden_state, head=head, deadline=deadline)
 
 
 def plan(
@@ -200,33 +205,33 @@ def plan(
     tiles: Tiles,
     centroids: jax.Array,
     state: State,
-    memory: ToursMemory,
-) -> ToursMemory:
-    """The memory with new paths, every so many steps.
+    hidden_state: ToursState,
+) -> ToursState:
+    """The hidden state with new paths, every so many steps.
 
     Args:
       key: consumed once.
       tiles: the lattice.
       centroids: [T, 2], of what is unseen in each tile, metres.
       state: one swarm.
-      memory: knows which tiles are done.
+      hidden_state: knows which tiles are done.
     """
     config, drones = tiles.config, tiles.config.drones
     first = state.time == 0
     again = state.time % REPLAN == 0
     top = jnp.float32(config.max_altitude)
     places = out_of_cylinders(state.city, centroids, top, config)
-    places = jnp.where(again, places, memory.places)
-    order = jnp.where(first, lanes_order(tiles, state, memory.done), memory.order)
+    places = jnp.where(again, places, hidden_state.places)
+    order = jnp.where(first, lanes_order(tiles, state, hidden_state.done), hidden_state.order)
     tile, path = order - drones - 1, jnp.cumsum(order <= drones) - 1
     # Done tiles go to nobody; each path begins with its drone.
-    path = jnp.where((tile >= 0) & memory.done[tile], drones, path)
+    path = jnp.where((tile >= 0) & hidden_state.done[tile], drones, path)
     sorted_order = order[jnp.argsort(2 * path + (tile >= 0), stable=True)]
     order = jnp.where(again, sorted_order, order)
     iterations = jnp.where(again, jnp.where(first, FIRST, LATER), 0)
     starts = state.position[:, :2]
     order = local_search(key, order, places, starts, tiles, iterations)
-    return replace(memory, order=order, places=places)
+    return replace(hidden_state, order=order, places=places)
 
 
 def lanes_order(tiles: Tiles, state: State, done: jax.Array) -> jax.Array:
@@ -245,7 +250,7 @@ def lanes_order(tiles: Tiles, state: State, done: jax.Array) -> jax.Array:
     return jnp.lexsort((ranks, paths)).astype(jnp.int32)
 
 
-@record
+@pytree_dataclass
 class Paths:
     """An order of nodes [S = N + 1 + T], with what its moves need to know."""
 
@@ -276,7 +281,7 @@ def measure(order: jax.Array, nodes: jax.Array, drones: int) -> Paths:
     return Paths(order, path, position, begin, flown, length)
 
 
-@record
+@pytree_dataclass
 class Moves:
     """Moves of the pieces A = [a, c), C = [c, b), B = [b, end) of the order; it becomes B, C, A."""
 

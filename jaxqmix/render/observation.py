@@ -9,9 +9,9 @@ import numpy as np
 
 from jaxqmix.config import EnvConfig, require
 from jaxqmix.env.observation import (
-    AHEAD,
     HEADINGS,
     HEIGHT_SCALE,
+    LOOKAHEAD_MOVES,
     agent_features,
     groups,
     shared_views,
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOOKS = (*ACTIONS, *(f"{count} x {heading}" for count in AHEAD for heading in ACTIONS[:HEADINGS]))
+LOOKS = (
+    *ACTIONS,
+    *(f"{count} x {heading}" for count in LOOKAHEAD_MOVES for heading in ACTIONS[:HEADINGS]),
+)
 NUMBERS = {
     "pose": ("x", "y", "altitude", "footprint radius", "x in cell", "y in cell"),
     "weather": ("wind x", "wind y", "turbulence", "visibility"),

@@ -18,7 +18,7 @@ from jaxqmix.types import Array, Episode
 
 UNIT = 0.1
 """Metres per count of a stored length; coarser only where a city is wider than 6.5 km."""
-LONGEST = 32_766
+MAX_REPLAY_STEPS = 32_766
 """Steps, and one for never, fit into 16 bits."""
 CONFLICT_BIT, BUILDING_BIT, VIOLATION_BIT = 4, 8, 16
 """Bits of a mark, above the two of the link; as in assets/world.js."""
@@ -78,10 +78,10 @@ def write_replay(episodes: list[Episode], titles: list[str], out: Path, cell_siz
     """Writes one or two trimmed episodes side by side as a replay; cell_size in metres."""
     for episode in episodes:
         require(
-            int(episode.length) <= LONGEST,
+            int(episode.length) <= MAX_REPLAY_STEPS,
             "episode.length",
             int(episode.length),
-            f"a replay holds at most {LONGEST} steps",
+            f"a replay holds at most {MAX_REPLAY_STEPS} steps",
         )
     views = [
         pack(episode, title, cell_size) for episode, title in zip(episodes, titles, strict=True)
