@@ -14,7 +14,7 @@ from jaxqmix.presets import PRESETS, preset
 RUNS = Path("runs")
 SWARM = 20
 """Drones of the 20-drone test."""
-FEDERATION = FederationConfig(sites=4, per_round=4, rounds=6, local_env_steps=5_000)
+FEDERATION = FederationConfig(sites=4, per_round=2, minimum=2, rounds=12, local_env_steps=5_000)
 """Settings of the federated training: half a minute of flying."""
 
 Run = Callable[[list[str]], int]

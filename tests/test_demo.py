@@ -154,7 +154,7 @@ def test_used_folders_are_kept_and_unfinished_runs_go_on(play):
     ]
 
 
-FEDERATE = "federate quick --sites 4 --per-round 4 --rounds 6 --local-env-steps 5000"
+FEDERATE = "federate quick --sites 4 --per-round 2 --minimum 2 --rounds 12 --local-env-steps 5000"
 
 
 def leave_federation(folder, name="quick", finished=True, **changed):
