@@ -40,6 +40,13 @@ BUDGETS = {
         "ENV_STEPS": 160,
         "SETTINGS": SMALL | {"evaluation.final_episodes": 4},
     },
+    "05_federated": {
+        "SITES": 2,
+        "ROUNDS": 2,
+        "LOCAL_ENV_STEPS": 80,
+        "EPISODES": 2,
+        "SETTINGS": SMALL,
+    },
     "06_qmix_explained": {
         "UPDATES": 20,
         "FLOWN": ("qmix",),
