@@ -19,11 +19,11 @@ from common import parse, parser, save, show, with_settings, with_training
 
 from jaxqmix.compilation import enable_cache
 from jaxqmix.config import RunConfig, to_dict
+from jaxqmix.env.mission import METRICS
 from jaxqmix.env.observation import groups
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import SELECTION, evaluator, summarise
 from jaxqmix.presets import PRESETS, preset
-from jaxqmix.rollout import METRICS
 from jaxqmix.training import make_trainer
 
 

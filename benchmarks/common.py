@@ -23,7 +23,7 @@ from jaxqmix import provenance
 from jaxqmix.compilation import jit
 from jaxqmix.config import ConfigError, RunConfig
 from jaxqmix.distributed import use_all_cores
-from jaxqmix.rollout import METRICS
+from jaxqmix.env.mission import METRICS
 from jaxqmix.runner import Callback
 
 RESULTS = Path(__file__).parent / "results"

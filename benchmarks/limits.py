@@ -1,6 +1,6 @@
 """How near to the physical limit do swarms fly? t90 over the fewest env steps that physics allows.
 
-The limit of an episode is `jaxqmix.rollout.fewest_steps`:
+The limit of an episode is `jaxqmix.env.mission.fewest_steps`:
 
     t >= (0.9 A - area seen at the start) / (N x 2 r x v x (1 - loss))
 

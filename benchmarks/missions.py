@@ -31,10 +31,10 @@ from common import (
 from jaxqmix import api
 from jaxqmix.compilation import enable_cache
 from jaxqmix.config import RunConfig, to_dict
+from jaxqmix.env.mission import EVALUATED, METRICS
 from jaxqmix.evaluation import summarise
 from jaxqmix.planners import PLANNERS
 from jaxqmix.presets import PRESETS, preset
-from jaxqmix.rollout import EVALUATED, METRICS
 from jaxqmix.runner import train
 
 STABLE = 0.2

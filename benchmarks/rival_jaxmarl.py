@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from common import chained, seconds_of
 
-from jaxqmix.config import EnvConfig, LearnerConfig, ReplayConfig, RunConfig, TrainingConfig
-from jaxqmix.presets import preset
+from jaxqmix.config import LearnerConfig, ReplayConfig, RunConfig, TrainingConfig
+from jaxqmix.env.base import Environment
 from jaxqmix.training import Trainer, make_trainer
-from jaxqmix.types import Events, Observation, Timestep, pytree_dataclass, replace
+from jaxqmix.types import Observation, Timestep
 
 WORLDS = ("MPE_simple_spread_v3", "HeuristicEnemySMAX")
 HORIZON = 26
@@ -126,7 +126,6 @@ def matched(algorithm: str, settings: dict[str, Any]) -> RunConfig:
     """Our run with its network, rollouts, replay and number of updates."""
     hidden, width = settings["HIDDEN_SIZE"], settings["MIXER_EMBEDDING_DIM"]
     return RunConfig(
-        env=dataclasses.replace(preset("quick").env, drones=3),
         learner=LearnerConfig(
             network="gru", hidden=hidden, layers=1, mixer=algorithm, mixing_width=width,
             target_update=1 / settings["TARGET_UPDATE_INTERVAL"],
@@ -143,66 +142,39 @@ def matched(algorithm: str, settings: dict[str, Any]) -> RunConfig:
     )  # fmt: skip
 
 
-@pytree_dataclass
-class SpreadState:
-    """A state of simple_spread, with what our training loop looks for."""
-
-    city: tuple  # none
-    time: jax.Array  # [] int32
-    inner: Any  # JaxMARL's
-
-
 @dataclasses.dataclass(frozen=True)
-class SimpleSpread:
-    """JaxMARL's simple_spread with the functions of our world; one team reward, agents' ids seen.
-
-    It has no coverage and no collisions of ours.
-    """
+class SimpleSpread(Environment):
+    """JaxMARL's simple_spread: one team reward, and agents see which one they are."""
 
     inner: Any
-    config: EnvConfig = dataclasses.field(
-        default_factory=lambda: EnvConfig(drones=3, horizon=HORIZON)
-    )
+    agents = 3
+    actions = 5
+    horizon = HORIZON
 
-    def draw_params(self, key: jax.Array) -> tuple:
-        """Nothing varies."""
-        return ()
-
-    def reset(self, key: jax.Array, params: tuple) -> tuple[SpreadState, Timestep]:
+    def reset(self, key: jax.Array, params: tuple) -> tuple[Any, Timestep]:
         """Starts an episode."""
-        seen, inner = self.inner.reset(key)
-        hover = jnp.zeros(self.config.drones, jnp.int32)
-        state = SpreadState((), jnp.int32(0), inner)
-        return state, self._timestep(seen, jnp.float32(0), jnp.bool_(False), hover)
+        seen, state = self.inner.reset(key)
+        return state, self._timestep(seen, jnp.float32(0), jnp.bool_(False))
 
     def step(
-        self, key: jax.Array, state: SpreadState, actions: jax.Array, params: tuple
-    ) -> tuple[SpreadState, Timestep]:
+        self, key: jax.Array, state: Any, actions: jax.Array, params: tuple
+    ) -> tuple[Any, Timestep]:
         """Steps; a new episode is begun by our loop, as for our world."""
         chosen = {agent: actions[index] for index, agent in enumerate(self.inner.agents)}
-        seen, inner, rewards, done, _ = self.inner.step_env(key, state.inner, chosen)
+        seen, state, rewards, done, _ = self.inner.step_env(key, state, chosen)
         team = jnp.sum(jnp.stack([rewards[agent] for agent in self.inner.agents]))
-        state = replace(state, time=state.time + 1, inner=inner)
-        return state, self._timestep(seen, team, done["__all__"], actions)
+        return state, self._timestep(seen, team, done["__all__"])
 
-    def _timestep(self, seen: dict, reward: jax.Array, over: jax.Array, actions: jax.Array) -> Any:
+    def _timestep(self, seen: dict, reward: jax.Array, over: jax.Array) -> Timestep:
         own = jnp.stack([seen[agent] for agent in self.inner.agents])
-        drones = own.shape[0]
-        none = jnp.zeros(drones, bool)
-        return Timestep(
-            observation=Observation(
-                agents=jnp.concatenate([own, jnp.eye(drones)], axis=1),
-                available=jnp.ones((drones, 5), bool),
-                state=own.reshape(-1),
-            ),
-            reward=reward,
-            terminated=jnp.bool_(False),
-            truncated=over,
-            coverage=jnp.float32(0),
-            events=Events(actions, none, none, none, none),
+        observation = Observation(
+            agents=jnp.concatenate([own, jnp.eye(self.agents)], axis=1),
+            available=jnp.ones((self.agents, self.actions), bool),
+            state=own.reshape(-1),
         )
+        return Timestep(observation, reward, jnp.bool_(False), over, {})
 
 
 def trainer_in(world: SimpleSpread, config: RunConfig) -> Trainer:
     """Our training loop in another world."""
-    return make_trainer(dataclasses.replace(config, env=world.config), env=world)
+    return make_trainer(config, env=world)

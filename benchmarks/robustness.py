@@ -22,10 +22,11 @@ from jaxqmix import api
 from jaxqmix.compilation import enable_cache, jit
 from jaxqmix.config import RunConfig
 from jaxqmix.distributed import REPLICATED, SHARDED, make_mesh, on_each_device
+from jaxqmix.env.mission import METRICS
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import EVALUATION
 from jaxqmix.planners import PLANNERS
-from jaxqmix.rollout import METRICS, fly_episodes
+from jaxqmix.rollout import fly_episodes
 from jaxqmix.types import EnvParams, Policy, replace
 
 SWEEPS = {

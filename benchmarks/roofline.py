@@ -34,13 +34,13 @@ from programs import (
     swarm_mesh,
 )
 
-from jaxqmix.compilation import materialise
+from jaxqmix.compilation import materialise, tree_bytes
 from jaxqmix.distributed import REPLICATED, SHARDED, on_each_device, place
 from jaxqmix.env.observation import fine_blocks, views
 from jaxqmix.env.sensing import FINE_WINDOW, footprint_mask
 from jaxqmix.presets import PRESETS, preset
 from jaxqmix.rollout import Swarms, rollout
-from jaxqmix.training import Trainer, make_trainer, tree_bytes
+from jaxqmix.training import Trainer, make_trainer
 from jaxqmix.types import replace
 
 STEPS = 100

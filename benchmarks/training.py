@@ -55,12 +55,12 @@ def rollout_stages(trainer: Trainer, repeats: int) -> dict[str, float]:
 
     def begin_anew(keys: jax.Array, swarms: Swarms, parameters: Any) -> tuple:
         keys, now = next_keys(keys)
-        count = auto_reset_count(env.config, keys.shape[0], steps)
+        count = auto_reset_count(env.horizon, keys.shape[0], steps)
         return keys, auto_reset(
             now[0], swarms, env, trainer.policy(parameters, jnp.float32(0.5)), count
         )
 
-    def epsilon_greedy(keys: jax.Array, swarms: Swarms, parameters: Any) -> tuple:
+    def explore(keys: jax.Array, swarms: Swarms, parameters: Any) -> tuple:
         keys, now = next_keys(keys)
         policy = trainer.policy(parameters, jnp.float32(0.5))
         swarms, sequences, _ = rollout(now[0], swarms, policy, env, steps)
@@ -83,7 +83,7 @@ def rollout_stages(trainer: Trainer, repeats: int) -> dict[str, float]:
     return {
         "world": flown + seconds(begin_anew, SHARDED, SHARDED),
         "observation": observed - flown,
-        "network": seconds(epsilon_greedy, SHARDED, SHARDED, sequence_specs()) - observed,
+        "network": seconds(explore, SHARDED, SHARDED, sequence_specs()) - observed,
     }
 
 

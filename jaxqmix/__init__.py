@@ -60,9 +60,9 @@ if TYPE_CHECKING:
     from jaxqmix.maps import with_city as with_city
     from jaxqmix.planners import PLANNERS as PLANNERS
     from jaxqmix.planners import planner as planner
+    from jaxqmix.policies import LearnedPolicy as LearnedPolicy
     from jaxqmix.presets import preset as preset
     from jaxqmix.render.observation import draw_observation as draw_observation
-    from jaxqmix.training import LearnedPolicy as LearnedPolicy
     from jaxqmix.types import ACTIONS as ACTIONS
     from jaxqmix.types import City as City
     from jaxqmix.types import EnvParams as EnvParams
@@ -96,7 +96,7 @@ _HOMES = {
     "draw": "jaxqmix.api",
     "LoadedPolicy": "jaxqmix.api",
     "draw_observation": "jaxqmix.render.observation",
-    "LearnedPolicy": "jaxqmix.training",
+    "LearnedPolicy": "jaxqmix.policies",
     "Policy": "jaxqmix.types",
     "State": "jaxqmix.types",
     "Timestep": "jaxqmix.types",

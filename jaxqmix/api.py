@@ -25,7 +25,7 @@ from jaxqmix.config import (
     require,
 )
 from jaxqmix.env.observation import groups
-from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.env.urban_grid import UrbanGrid, mission_env
 from jaxqmix.evaluation import (
     EVALUATION,
     Evaluator,
@@ -38,9 +38,10 @@ from jaxqmix.learner.networks import Parameters
 from jaxqmix.maps import CityMap, stack, with_city, without_city
 from jaxqmix.metrics import flat_settings
 from jaxqmix.planners import planner
+from jaxqmix.policies import greedy_policy
 from jaxqmix.rollout import fly_episodes
 from jaxqmix.runner import Callback
-from jaxqmix.training import greedy_policy, make_parts
+from jaxqmix.training import make_parts
 from jaxqmix.types import EnvParams, Episode, Policy, State, Timestep, replace
 
 
@@ -142,7 +143,8 @@ def learned_policy(trained: RunConfig, parameters: Parameters, config: RunConfig
     drones observe other numbers there than those trained."""
     check_observation(config, trained)
     _, learner = make_parts(without_city(trained), axis=None)
-    return jit(functools.partial(greedy_policy, config, learner))(parameters)
+    env, symmetric = mission_env(without_city(config)), config.evaluation.symmetric
+    return jit(lambda parameters: greedy_policy(learner, parameters, env, symmetric))(parameters)
 
 
 def check_observation(config: RunConfig, trained: RunConfig) -> None:

@@ -34,12 +34,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
+from jaxqmix.compilation import tree_bytes
 from jaxqmix.config import ConfigError, NotFiniteError, RunConfig, from_dict, shown, to_dict
 from jaxqmix.distributed import host_memory
 from jaxqmix.learner.networks import Parameters
 from jaxqmix.maps import without_city
 from jaxqmix.metrics import runs_in
-from jaxqmix.training import TrainState, make_trainer, tree_bytes
+from jaxqmix.training import TrainState, make_trainer
 
 KINDS = ("latest", "best", "final")
 FOLDER, DAMAGED, ABOUT = "checkpoints", "damaged", "about.json"

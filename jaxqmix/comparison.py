@@ -16,7 +16,7 @@ import jax
 from jaxqmix import api
 from jaxqmix.compilation import cache_folder
 from jaxqmix.config import EvaluationConfig, RunConfig, to_dict
-from jaxqmix.rollout import EVALUATED
+from jaxqmix.env.mission import EVALUATED
 
 RIVALS = ("greedy", "voronoi", "lanes", "tours")
 """Planners that a trained policy is compared with."""

@@ -21,8 +21,9 @@ from jaxqmix.distributed import (
     shapes_at,
     shardings,
 )
-from jaxqmix.env.urban_grid import UrbanGrid
-from jaxqmix.rollout import EVALUATED, fly_episodes
+from jaxqmix.env.base import Environment
+from jaxqmix.env.mission import EVALUATED
+from jaxqmix.rollout import fly_episodes
 from jaxqmix.types import Episode, Policy
 
 EVALUATION, SELECTION = 2, 3
@@ -83,7 +84,7 @@ class Evaluator:
 
 
 def evaluator(
-    env: UrbanGrid,
+    env: Environment,
     make_policy: Callable[[Any], Policy],
     batch: int,
     record: Literal["none", "first", "all"] = "none",
@@ -122,7 +123,7 @@ def summarise(metrics: dict[str, Any], names: Sequence[str] = EVALUATED) -> dict
     """Means over episodes (or seeds), and `METRIC_ci95: [low, high]` by bootstrap over them.
 
     With `t90` and `limit` among them also `t90_over_limit`, the means' quotient, unless 90 % are
-    seen from the start: how near to the limit (`jaxqmix.rollout.fewest_steps`) the swarm is.
+    seen from the start: how near to the limit (`jaxqmix.env.mission.fewest_steps`) the swarm is.
 
     Args:
       metrics: [E] each.

@@ -24,6 +24,7 @@ from jaxqmix.background import Background
 from jaxqmix.compilation import compile_ahead, jit, require_float32, require_no_fork
 from jaxqmix.config import ConfigError, NotFiniteError, RunConfig, from_dict, require, to_dict
 from jaxqmix.distributed import device_memory, dispatches_ahead
+from jaxqmix.env.mission import METRICS
 from jaxqmix.evaluation import (
     SELECTION,
     coverage_over_time,
@@ -32,6 +33,7 @@ from jaxqmix.evaluation import (
     summarise,
 )
 from jaxqmix.locking import LOCK, locked
+from jaxqmix.memory import memory_needed, require_memory
 from jaxqmix.metrics import (
     FINAL,
     SETTINGS,
@@ -46,16 +48,13 @@ from jaxqmix.metrics import (
     not_written,
 )
 from jaxqmix.provenance import Journal
-from jaxqmix.rollout import METRICS
 from jaxqmix.training import (
     MEANS,
     Metrics,
     Trainer,
     TrainState,
     make_trainer,
-    memory_needed,
     report_interval,
-    require_memory,
 )
 from jaxqmix.types import Episode
 

@@ -7,7 +7,6 @@ of them in one dispatch; the host only calls it, reports, evaluates and saves.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxqmix.compilation import jit, materialise
-from jaxqmix.config import RunConfig, TrainingConfig, require
+from jaxqmix.config import RunConfig
 from jaxqmix.distributed import (
     REPLICATED,
     SHARDED,
@@ -31,20 +30,14 @@ from jaxqmix.distributed import (
     shardings,
     total,
 )
-from jaxqmix.env.symmetry import symmetries
-from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.env.base import Environment
+from jaxqmix.env.urban_grid import mission_env, training_env
 from jaxqmix.learner import replay as replay_store
-from jaxqmix.learner.networks import (
-    AgentApply,
-    Parameters,
-    SymmetryEnsemble,
-    epsilon_greedy,
-    greedy_actions,
-    transformed,
-)
+from jaxqmix.learner.networks import Parameters
 from jaxqmix.learner.update import Learner, LearnerState, make_learner
-from jaxqmix.rollout import SUMS, Swarms, auto_reset, auto_reset_count, begin, rollout
-from jaxqmix.types import Sequences, State, Timestep, pytree_dataclass, replace
+from jaxqmix.policies import LearnedPolicy, exploration_rate, exploring_policy, greedy_policy
+from jaxqmix.rollout import Swarms, auto_reset, auto_reset_count, begin, rollout, sums
+from jaxqmix.types import Sequences, pytree_dataclass, replace
 
 TRAINING = 1
 """Stream of random numbers of training; evaluation has its own, so its cities are unseen."""
@@ -82,42 +75,6 @@ class TrainState:
     metrics: Metrics  # sums since the last report, so that a resumed run reports all of them
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LearnedPolicy:
-    """A `Policy` that follows the agent network, greedily or exploring.
-
-    A pytree of its parameters, and hashable: jit, vmap and scan take it as an argument, and
-    `jax.jit(policy)` compiles it.
-    """
-
-    apply: AgentApply
-    parameters: Parameters = dataclasses.field(repr=False)  # of the agent
-    drones: int
-    hidden_state_size: int
-    epsilon: jax.Array | None = None
-
-    def initial_hidden_state(self) -> jax.Array:
-        """Zeros [N, M]."""
-        return jnp.zeros((self.drones, self.hidden_state_size))
-
-    def __call__(
-        self, key: jax.Array, state: State, timestep: Timestep, hidden_state: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Actions [N] and the new hidden state [N, M]; only the observation is looked at."""
-        observation = timestep.observation
-        values, hidden_state = self.apply(self.parameters, observation.agents[None], hidden_state)
-        if self.epsilon is None:
-            return greedy_actions(values[0], observation.available), hidden_state
-        return epsilon_greedy(key, values[0], observation.available, self.epsilon), hidden_state
-
-
-jax.tree_util.register_dataclass(
-    LearnedPolicy,
-    data_fields=("parameters", "epsilon"),
-    meta_fields=("apply", "drones", "hidden_state_size"),
-)
-
-
 @dataclasses.dataclass(frozen=True)
 class Trainer:
     """The functions of a run with its config bound.
@@ -128,7 +85,7 @@ class Trainer:
     """
 
     config: RunConfig
-    env: UrbanGrid
+    env: Environment
     learner: Learner
     mesh: Mesh
     seeds: int | None
@@ -142,8 +99,9 @@ class Trainer:
     def policy(self, parameters: Parameters, epsilon: jax.Array | None = None) -> LearnedPolicy:
         """The policy of agent parameters; greedy without epsilon."""
         if epsilon is None:
-            return greedy_policy(self.config, self.learner, parameters)
-        return exploring_policy(self.config, self.learner, parameters, epsilon)
+            symmetric = self.config.evaluation.symmetric
+            return greedy_policy(self.learner, parameters, self.env, symmetric)
+        return exploring_policy(self.learner, parameters, self.env, epsilon)
 
     def split(self, tree: Any, axis: int = 0) -> list[Any]:
         """What each run has of a tree of NumPy arrays in which the seeds' axis is this one."""
@@ -173,41 +131,7 @@ class Trainer:
         return place(state, self.mesh, state_specs(self.config, self.seeds))
 
 
-def exploring_policy(
-    config: RunConfig, learner: Learner, parameters: Parameters, epsilon: jax.Array
-) -> LearnedPolicy:
-    """The policy that training flies: epsilon-greedy, without the symmetry ensemble."""
-    return LearnedPolicy(
-        learner.agent, parameters, config.env.drones, learner.hidden_state_size, epsilon
-    )
-
-
-def greedy_policy(config: RunConfig, learner: Learner, parameters: Parameters) -> LearnedPolicy:
-    """The policy that evaluations fly: greedy, over the symmetry ensemble unless
-    `evaluation.symmetric` is off."""
-    agent, size = learner.agent, learner.hidden_state_size
-    if config.evaluation.symmetric:
-        sides = symmetries(config.env)
-        agent, parameters = SymmetryEnsemble(agent), transformed(parameters, sides)
-        size *= sides.actions.shape[0]
-    return LearnedPolicy(agent, parameters, config.env.drones, size)
-
-
-def exploration_rate(env_steps: jax.Array, horizon: int, config: TrainingConfig) -> jax.Array:
-    """Epsilon after so many env steps.
-
-    Linear from start to end, or, when a rate per episode is given, geometric with one episode
-    taken as `horizon` env steps.
-    """
-    if config.epsilon_decay_per_episode is not None:
-        rate = jnp.float32(config.epsilon_decay_per_episode)
-        epsilon = config.epsilon_start * rate ** (env_steps / horizon)
-        return jnp.maximum(epsilon, config.epsilon_end)
-    share = jnp.clip(env_steps / float(config.epsilon_decay_steps), 0.0, 1.0)
-    return config.epsilon_start + share * (config.epsilon_end - config.epsilon_start)
-
-
-def stagger(swarms: Swarms, horizon: int, rollout_steps: int, devices: int = 1) -> Swarms:
+def stagger(swarms: Swarms, env: Environment, rollout_steps: int, devices: int = 1) -> Swarms:
     """Spreads the swarms' clocks over the horizon, so that a batch mixes early and late states.
 
     Clocks are whole rollouts, so that time limits fall on the end of a rollout where the horizon is
@@ -217,8 +141,9 @@ def stagger(swarms: Swarms, horizon: int, rollout_steps: int, devices: int = 1) 
     count = swarms.done.shape[0]
     # In NumPy, for swarms x horizon may outgrow int32.
     order = np.arange(count, dtype=np.int64).reshape(-1, devices).T.reshape(-1)
-    time = order * horizon // count // rollout_steps * rollout_steps
-    return replace(swarms, state=replace(swarms.state, time=jnp.asarray(time, jnp.int32)))
+    time = order * env.horizon // count // rollout_steps * rollout_steps
+    state = jax.vmap(env.at_time)(swarms.state, jnp.asarray(time, jnp.int32))
+    return replace(swarms, state=state)
 
 
 def state_specs(config: RunConfig, seeds: int | None = None) -> TrainState:
@@ -247,13 +172,15 @@ def fits(config: RunConfig, devices: int) -> bool:
     return all(size % share == 0 for size, share in whole)
 
 
-def make_trainer(config: RunConfig, seeds: int | None = None, env: Any | None = None) -> Trainer:
+def make_trainer(
+    config: RunConfig, seeds: int | None = None, env: Environment | None = None
+) -> Trainer:
     """Binds a run's config; nothing is compiled before a function is called.
 
     Args:
       config: of the run.
       seeds: train so many runs side by side in one program; None trains one.
-      env: another world than the config's; with its `config` and all that `UrbanGrid` offers.
+      env: another world than the config's, which then says nothing of it.
     """
     mesh = make_mesh(lambda devices: fits(config, devices))
     mission, learner = make_parts(config, SWARMS, env)
@@ -287,26 +214,18 @@ def make_trainer(config: RunConfig, seeds: int | None = None, env: Any | None = 
     )
 
 
-def training_env(config: RunConfig) -> UrbanGrid:
-    """The world of a run's training episodes, which end later than the mission."""
-    target = config.training.coverage_target
-    return UrbanGrid(dataclasses.replace(config.env, coverage_target=target), config.domain)
-
-
 def make_parts(
-    config: RunConfig, axis: str | None, env: Any | None = None, proximal: float = 0.0
-) -> tuple[UrbanGrid, Learner]:
+    config: RunConfig, axis: str | None, env: Environment | None = None, proximal: float = 0.0
+) -> tuple[Environment, Learner]:
     """The world and the learner of a run; see `make_learner` and `make_trainer`."""
-    env = env or UrbanGrid(config.env, config.domain)
-    example = jax.eval_shape(
-        lambda key: env.reset(key, env.draw_params(key))[1], jax.random.key(0)
-    ).observation
+    env = env or mission_env(config)
+    observed = env.observation_spec()
     learner = make_learner(
         config.learner,
-        features=example.agents.shape[-1],
+        features=observed.agents.shape[-1],
         actions=env.actions,
-        drones=config.env.drones,
-        state=example.state.shape[-1],
+        drones=env.agents,
+        state=observed.state.shape[-1],
         updates=count_updates(config),
         axis=axis,
         proximal=proximal,
@@ -322,63 +241,8 @@ def count_updates(config: RunConfig) -> int:
     return config.iterations - waiting
 
 
-def memory_needed(trainer: Trainer) -> dict[str, int]:
-    """Bytes that a run will hold, by part, without allocating anything.
-
-    `swarms`, `replay` and `learner` (on every device) stay; `rollout` is one batch of sequences,
-    and `update` the activations of the targets, or those and the gradients of one minibatch,
-    whichever is more; `checkpoint` is the copy of the state that is being saved.
-    """
-    config, seeds = trainer.config, trainer.seeds or 1
-    shapes = trainer.state_shapes
-    state = shapes if trainer.seeds is None else jax.tree.map(without_first_axis, shapes)
-    sequences = sequence_shapes(config, state.swarms)
-    drawn = 1 if config.training.mode == "online" else config.replay.batch / config.training.swarms
-    rows = math.prod(sequences.observation.agents.shape[:-1]) * max(drawn, 1.0)
-    # Numbers kept of each row, in layers: of one minibatch, or of the targets, which need two.
-    layers = max(4 * config.learner.layers / config.learner.minibatches, 2)
-    needed = {
-        "swarms": tree_bytes(state.swarms),
-        "replay": tree_bytes(state.replay),
-        "learner": tree_bytes(state.learner) * trainer.mesh.size,
-        "rollout": round(tree_bytes(sequences) * (1 + drawn)),
-        "update": round(rows * layers * config.learner.hidden * 4),
-        "checkpoint": tree_bytes(state),
-    }
-    return {part: seeds * size for part, size in needed.items()}
-
-
-def without_first_axis(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """The shape of one element along the first axis."""
-    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
-
-
-def tree_bytes(tree: Any) -> int:
-    """Bytes of all arrays of a tree, or of their shapes."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def require_memory(
-    needed: dict[str, int], available: int | None, config: RunConfig, seeds: int = 1
-) -> None:
-    """Raises `ConfigError` with the settings to lower when a run, or so many, cannot fit."""
-    total_bytes = sum(needed.values())
-    largest = max(needed, key=lambda part: needed[part])
-    training, lower = config.training, {"replay": "replay.capacity", "learner": "learner.hidden"}
-    if training.mode == "replay" and config.replay.batch > training.swarms:
-        lower |= {"rollout": "replay.batch", "update": "replay.batch"}
-    setting = "seeds or " * (seeds > 1) + lower.get(largest, "training.swarms")
-    require(
-        available is None or total_bytes <= available,
-        "memory",
-        f"{total_bytes / 1e9:.1f} GB",
-        f"the devices have {(available or 0) / 1e9:.1f} GB and {largest} takes "
-        f"{needed[largest] / 1e9:.1f} GB; lower {setting}",
-    )
-
-
 def begin_training(
-    seed: int | jax.Array, config: RunConfig, env: UrbanGrid, learner: Learner, devices: int = 1
+    seed: int | jax.Array, config: RunConfig, env: Environment, learner: Learner, devices: int = 1
 ) -> TrainState:
     """The state before the first rollout; `devices` as in `stagger`."""
     training = config.training
@@ -386,7 +250,7 @@ def begin_training(
     learner_key, swarms_key, key = jax.random.split(key, 3)
     learned = learner.init(learner_key)
     epsilon = jnp.float32(training.epsilon_start)
-    policy = exploring_policy(config, learner, learned.parameters["agent"], epsilon)
+    policy = exploring_policy(learner, learned.parameters["agent"], env, epsilon)
     swarms = begin(jax.random.split(swarms_key, training.swarms), env, policy)
     store: Any = ()
     if training.mode == "replay":
@@ -394,20 +258,20 @@ def begin_training(
         store = replay_store.empty(shapes, config.replay.capacity)
     return TrainState(
         learner=learned,
-        swarms=stagger(swarms, config.env.horizon, training.rollout, devices),
+        swarms=stagger(swarms, env, training.rollout, devices),
         replay=store,
         key=jax.random.key_data(key),
         iterations=jnp.int32(0),
-        metrics=no_metrics(),
+        metrics=no_metrics(sums(env.mission)),
     )
 
 
-def no_metrics() -> Metrics:
-    """Metrics before the first iteration."""
+def no_metrics(episodes: Sequence[str]) -> Metrics:
+    """Metrics before the first iteration; `episodes` names those of `rollout.sums`."""
     return Metrics(
         iterations=jnp.int32(0),
         learner={name: jnp.float32(0) for name in MEANS},
-        episodes={name: jnp.float32(0) for name in SUMS},
+        episodes={name: jnp.float32(0) for name in episodes},
         ended=jnp.float32(0),
         epsilon=jnp.float32(0),
         not_finite={name: jnp.int32(0) for name in FINITE},
@@ -452,7 +316,10 @@ def count_iteration(
         iterations=kept * before.iterations + 1,
         # Chosen, for zero times NaN would stay.
         learner={n: jnp.where(kept, before.learner[n], 0.0) + learner[n] for n in MEANS},
-        episodes={n: jnp.where(kept, before.episodes[n], 0.0) + episodes[n] for n in SUMS},
+        episodes={
+            name: jnp.where(kept, before.episodes[name], 0.0) + summed
+            for name, summed in episodes.items()
+        },
         ended=before.ended + episodes["episodes"],
         epsilon=epsilon,
         not_finite={name: first(name) for name in FINITE},
@@ -460,7 +327,11 @@ def count_iteration(
 
 
 def train_iteration(
-    state: TrainState, config: RunConfig, env: UrbanGrid, learner: Learner, axis: str | None = None
+    state: TrainState,
+    config: RunConfig,
+    env: Environment,
+    learner: Learner,
+    axis: str | None = None,
 ) -> TrainState:
     """One rollout of the swarms and one learner update.
 
@@ -471,23 +342,23 @@ def train_iteration(
       learner: made with the same `axis`.
       axis: of `distributed.on_each_device`, if inside.
     """
-    training, horizon = config.training, config.env.horizon
+    training, horizon = config.training, env.horizon
     keys = jax.random.split(jax.random.wrap_key_data(state.key))
     refresh_key, rollout_key, *learner_keys = jax.random.split(own_key(keys[0], axis), 4)
     # In float32, for env steps may outgrow int32.
     flown = state.iterations.astype(jnp.float32) * config.iteration_steps
     epsilon = exploration_rate(flown, horizon, training)
-    policy = exploring_policy(config, learner, state.learner.parameters["agent"], epsilon)
-    fresh = auto_reset_count(config.env, state.swarms.done.shape[0], training.rollout)
+    policy = exploring_policy(learner, state.learner.parameters["agent"], env, epsilon)
+    fresh = auto_reset_count(horizon, state.swarms.done.shape[0], training.rollout)
     swarms = auto_reset(refresh_key, state.swarms, env, policy, fresh)
-    swarms, sequences, sums = rollout(rollout_key, swarms, policy, env, training.rollout)
+    swarms, sequences, episodes = rollout(rollout_key, swarms, policy, env, training.rollout)
     scale = config.learner.reward_scale * horizon
     # Kept: otherwise every minibatch is gathered from the pieces that the rollout joins.
     sequences = materialise(replace(sequences, reward=sequences.reward * scale))
     learned, store, metrics = learn(
         learner_keys, state.learner, state.replay, sequences, learner, config, axis
     )
-    sums = total(sums, axis)
+    episodes = total(episodes, axis)
     return TrainState(
         learner=learned,
         swarms=swarms,
@@ -498,7 +369,7 @@ def train_iteration(
             state.metrics,
             state.iterations,
             metrics,
-            sums,
+            episodes,
             epsilon,
             learned.parameters,
             report_interval(config),
@@ -531,7 +402,8 @@ def learn(
 
 def sequence_shapes(config: RunConfig, swarms: Swarms) -> Sequences:
     """The shapes of the sequences that a rollout of these swarms (or their shapes) gives."""
-    steps, drones = config.training.rollout, config.env.drones
+    steps = config.training.rollout
+    drones = swarms.timestep.observation.available.shape[1]
     count = swarms.done.shape[0]
 
     def over_time(leaf: Any) -> Any:

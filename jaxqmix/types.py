@@ -146,8 +146,12 @@ class Timestep:
     reward: jax.Array  # [] float32, team reward of the step
     terminated: jax.Array  # [] bool, the mission is complete
     truncated: jax.Array  # [] bool, the time limit is reached and the mission is not complete
-    coverage: jax.Array  # [] float32, 0 to 1
-    events: Events
+    metrics: dict[str, jax.Array]  # of the world; `UrbanGrid`: coverage, and the fields of `Events`
+
+
+def events_of(timestep: Timestep) -> Events:
+    """What happened to each drone, from a timestep of `UrbanGrid`."""
+    return Events(**{f.name: timestep.metrics[f.name] for f in dataclasses.fields(Events)})
 
 
 class Policy(Protocol):

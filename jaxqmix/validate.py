@@ -30,7 +30,7 @@ from jaxqmix.config import (
 )
 from jaxqmix.env import dynamics, sensing
 from jaxqmix.env.observation import agent_features
-from jaxqmix.env.urban_grid import checked_actions
+from jaxqmix.env.urban_grid import checked_actions, mission_env
 from jaxqmix.federated import door
 from jaxqmix.federated.aggregate import make_aggregator
 from jaxqmix.federated.config import FederationConfig
@@ -187,7 +187,7 @@ def check_environment(parts: Parts) -> str:
         expect((error.get() is None) == known, f"an action of {action} is judged wrongly")
     code = dynamics.obstruction(first.state.city, first.state.position, config)
     expect((np.asarray(code) == FREE).all(), "a drone starts where it must not be")
-    coverage, total = first.timestep.coverage, 0.0
+    coverage, total = first.timestep.metrics["coverage"], 0.0
     expect(0 < coverage <= 1, f"coverage begins at {coverage:.2f}")
     for number, (state, timestep) in enumerate(fly(parts, choose), 1):
         expect_finite((timestep, state.position), f"env step {number}")
@@ -196,9 +196,10 @@ def check_environment(parts: Parts) -> str:
             ((place >= 0) & (place < np.array(size))).all(),
             f"a drone left the city in step {number}",
         )
-        expect(coverage <= timestep.coverage <= 1, f"coverage fell in step {number}")
+        now = timestep.metrics["coverage"]
+        expect(coverage <= now <= 1, f"coverage fell in step {number}")
         expect(state.time == number, f"the clock shows {state.time} after {number} env steps")
-        coverage, total = timestep.coverage, total + float(timestep.reward)
+        coverage, total = now, total + float(timestep.reward)
     ended = timestep.terminated | timestep.truncated
     expect(ended, f"the episode goes on after its time limit of {config.horizon} env steps")
     expect(total < 1.2, f"the episode returns {total:.2f}, more than a perfect one")
@@ -276,7 +277,7 @@ def check_replay(parts: Parts) -> str:
 
 def check_shapes(parts: Parts) -> str:
     """Every array of a rollout, of the agent, the mixer and the targets has its shape."""
-    env, learner = parts.online.env, parts.online.learner
+    env, learner = mission_env(MISSION), parts.online.learner
     shapes = parts.sequence_shapes
     steps, swarms = MISSION.training.rollout, MISSION.training.swarms
     drones, features = MISSION.env.drones, env.features
@@ -346,7 +347,7 @@ def check_loop(parts: Parts) -> str:
     expect_finite(timestep, "a flight of the trained policy")
     return (
         f"{MISSION.budget} env steps, {metrics.ended:.0f} episodes; "
-        f"then a greedy flight sees {timestep.coverage:.0%}"
+        f"then a greedy flight sees {timestep.metrics['coverage']:.0%}"
     )
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from jaxqmix import api, comparison
 from jaxqmix.comparison import best_planner, planner_reports, verdict
+from jaxqmix.env.mission import EVALUATED
 from jaxqmix.presets import preset
-from jaxqmix.rollout import EVALUATED
 
 QUICK = preset("quick")
 

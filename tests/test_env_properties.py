@@ -74,7 +74,7 @@ def repeat(params: EnvParams) -> EnvParams:
 def test_nothing_impossible_happens(fly, city_block, seed, params):
     """Coverage never shrinks, nobody is where nobody may be, and all numbers are finite."""
     flights = fly(city_block, STEPS, SWARMS, seed, repeat(params))
-    coverage = flights["timesteps"].coverage
+    coverage = flights["timesteps"].metrics["coverage"]
     assert np.all(np.diff(coverage, axis=1) >= 0)
     assert np.all((coverage > 0) & (coverage <= 1))
     assert not np.any(~flights["unseen"][:, :-1] & flights["unseen"][:, 1:])
@@ -294,9 +294,9 @@ def test_perfect_episode_returns_one(city_block):
         key = jax.random.fold_in(jax.random.key(6), time)
         state, timestep = step(key, state, seek(state, unseen, city_block, rng), params)
         rewards.append(float(timestep.reward))
-        if timestep.coverage == 1:
+        if timestep.metrics["coverage"] == 1:
             break
-    assert timestep.coverage == 1
+    assert timestep.metrics["coverage"] == 1
     assert rewards[0] >= first / coverable
     assert sum(rewards) == pytest.approx(1, abs=1e-5)
 

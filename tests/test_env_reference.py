@@ -10,6 +10,7 @@ import reference as ref
 
 from jaxqmix.config import EnvConfig
 from jaxqmix.env import observation, sensing
+from jaxqmix.types import events_of
 
 FINE_CELLS = EnvConfig(
     drones=5,
@@ -69,7 +70,7 @@ def flights(request, fly, take, city_block):
 def test_flights_meet_every_rule(flights):
     """The comparisons below see losses, delays, obstacles, conflicts and ends."""
     config, data, _ = flights
-    events, link = data["timesteps"].events, data["states"].link
+    events, link = events_of(data["timesteps"]), data["states"].link
     assert np.any(link == ref.LOST) and np.any(link == ref.DELAYED)
     for flags in (events.building_hit, events.violation, events.border):
         assert np.any(flags)
@@ -87,7 +88,7 @@ def test_moves_and_links(flights, take):
     close_calls = 0
     for swarm in range(swarms):
         weather, over_time = plain[swarm]
-        events = take(data["timesteps"].events, swarm)
+        events = events_of(take(data["timesteps"], swarm))
         for time in range(steps):
             before, after = over_time[time], over_time[time + 1]
             city = (before.heights, before.no_fly)
@@ -201,7 +202,7 @@ def test_rewards_and_ends(flights, take):
     for swarm in range(swarms):
         _, over_time = plain[swarm]
         timesteps = take(data["timesteps"], swarm)
-        events = timesteps.events
+        events = events_of(timesteps)
         weights = vars(take(data["params"].reward, swarm))
         coverable = int(over_time[0].coverable.sum())
         sides = [ref.perimeter(world.unseen) for world in over_time]
@@ -225,7 +226,9 @@ def test_rewards_and_ends(flights, take):
                 config=config,
             )
             np.testing.assert_allclose(timesteps.reward[time], reward, rtol=1e-5, atol=1e-6)
-            np.testing.assert_allclose(timesteps.coverage[time], after.coverage, rtol=1e-6)
+            np.testing.assert_allclose(
+                timesteps.metrics["coverage"][time], after.coverage, rtol=1e-6
+            )
             ended = (bool(timesteps.terminated[time]), bool(timesteps.truncated[time]))
             assert ended == ref.ends(after.seen, coverable, time, config)
             bonuses += ref.bonus_term(seen_before, after.seen, coverable, time, config) > 0

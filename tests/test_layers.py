@@ -16,7 +16,7 @@ LAYERS = {
     2: ("env", "planners"),
     3: ("rollout",),
     4: ("learner",),
-    5: ("training", "evaluation"),
+    5: ("policies", "training", "memory", "evaluation"),
     6: ("background", "checkpoints", "locking", "metrics", "provenance", "render", "export"),
     7: (
         *("cli", "demo", "validate", "api", "runner", "seeds", "console"),

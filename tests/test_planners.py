@@ -60,9 +60,9 @@ def compiled_flight(name: str, config: EnvConfig) -> Callable:
             "actions": actions,
             "unavailable": ~chosen,
             "masked": ~jnp.all(mask, axis=1),
-            "conflict": timestep.events.conflict,
-            "hit": timestep.events.building_hit | timestep.events.violation,
-            "coverage": timestep.coverage,
+            "conflict": timestep.metrics["conflict"],
+            "hit": timestep.metrics["building_hit"] | timestep.metrics["violation"],
+            "coverage": timestep.metrics["coverage"],
             "altitude": state.position[:, 2],
         }
         return (params, state, timestep, hidden_state), out

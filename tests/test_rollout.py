@@ -10,18 +10,17 @@ import pytest
 import reference as ref
 
 from jaxqmix.config import EnvConfig, EvaluationConfig
+from jaxqmix.env.mission import (
+    episode_metrics,
+    fewest_steps,
+    init_statistics,
+    update_statistics,
+)
 from jaxqmix.env.observation import groups
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import evaluator, success, summarise
 from jaxqmix.planners import planner
-from jaxqmix.rollout import (
-    begin,
-    episode_metrics,
-    fewest_steps,
-    init_statistics,
-    rollout,
-    update_statistics,
-)
+from jaxqmix.rollout import begin, rollout
 from jaxqmix.types import HOVER, Events, Timestep
 
 
@@ -60,7 +59,8 @@ def test_an_episode_is_counted_by_hand():
     def step(coverage, conflict=none, hit=none, violation=none):
         flags = (jnp.array(flag) for flag in (conflict, hit, violation, none))
         events, goes_on = Events(jnp.full(2, HOVER), *flags), jnp.bool_(False)
-        return Timestep(None, jnp.float32(0.25), goes_on, goes_on, jnp.float32(coverage), events)
+        metrics = {"coverage": jnp.float32(coverage), **vars(events)}
+        return Timestep(None, jnp.float32(0.25), goes_on, goes_on, metrics)
 
     one = (False, True)
     statistics = init_statistics(step(0.2), config)
@@ -97,7 +97,7 @@ def test_quotient_with_the_limit_is_of_means():
 )
 def test_a_mission_that_ends_earlier_succeeds_earlier(target, coverage, success, city_block):
     config = dataclasses.replace(city_block, coverage_target=target)
-    reset = Timestep(None, None, None, None, jnp.float32(coverage), None)
+    reset = Timestep(None, None, None, None, {"coverage": jnp.float32(coverage)})
     found = episode_metrics(init_statistics(reset, config), config)["mission_success"]
     assert found == success
 

@@ -23,18 +23,18 @@ from training_programs import REPLAY, TINY, Interrupt, shared_programs, trainer_
 import jaxqmix
 from jaxqmix import checkpoints, runner, training
 from jaxqmix.checkpoints import CheckpointError, check_devices
+from jaxqmix.compilation import tree_bytes
 from jaxqmix.config import ConfigError, NotFiniteError, to_dict
+from jaxqmix.env.urban_grid import training_env
+from jaxqmix.memory import memory_needed, require_memory
 from jaxqmix.metrics import read
+from jaxqmix.policies import exploration_rate
 from jaxqmix.provenance import Journal, read_journal
+from jaxqmix.rollout import sums
 from jaxqmix.runner import train
 from jaxqmix.training import (
     count_updates,
-    exploration_rate,
     make_trainer,
-    memory_needed,
-    require_memory,
-    training_env,
-    tree_bytes,
 )
 
 
@@ -626,15 +626,16 @@ def test_what_is_not_finite_stops_a_run_and_is_never_saved(tmp_path, monkeypatch
 
 
 def test_metrics_are_sums_since_the_last_report_and_tell_what_broke():
-    before = training.no_metrics()
+    counted = sums(training_env(TINY).mission)
+    before = training.no_metrics(counted)
     learner = {"loss": jnp.float32(2), "mean_q": jnp.float32(1), "gradient_norm": jnp.float32(3)}
-    episodes = {name: jnp.float32(1) for name in training.SUMS}
+    episodes = dict.fromkeys(counted, jnp.float32(1))
     whole, broken = {"w": jnp.ones(2)}, {"w": jnp.array([1.0, jnp.nan])}
 
     def add(before, iterations, learner=learner, parameters=whole):
         rate = jnp.float32(0.5)
-        counted = jnp.int32(iterations)
-        return training.count_iteration(before, counted, learner, episodes, rate, parameters, 2)
+        done = jnp.int32(iterations)
+        return training.count_iteration(before, done, learner, episodes, rate, parameters, 2)
 
     two = add(add(before, 0), 1)
     assert (int(two.iterations), float(two.learner["loss"]), float(two.ended)) == (2, 4.0, 2.0)

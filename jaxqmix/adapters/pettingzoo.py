@@ -142,7 +142,10 @@ class SwarmEnv(ParallelEnv):
         seen = jax.device_get(timestep.observation)
         self._mixer_state = seen.state
         mask = seen.available.astype(np.int8)
-        infos = {agent: {"coverage": float(timestep.coverage)} for agent in self.possible_agents}
+        infos = {
+            agent: {"coverage": float(timestep.metrics["coverage"])}
+            for agent in self.possible_agents
+        }
         observations = {
             agent: {"observation": seen.agents[i], "action_mask": mask[i]}
             for i, agent in enumerate(self.possible_agents)

@@ -21,6 +21,7 @@ from jaxqmix.env.dynamics import (
     displacements,
     strikes_later,
 )
+from jaxqmix.env.mission import coverage
 from jaxqmix.env.sensing import (
     FINE_SIDE,
     coarse_blocks,
@@ -210,11 +211,6 @@ def own_features(
     mission = jnp.stack([1 - state.time / config.horizon, coverage(state)])
     one_hot = last_action == jnp.arange(len(ACTIONS))
     return jnp.concatenate([pose, weather, links, mission, one_hot, available])
-
-
-def coverage(state: State) -> jax.Array:
-    """Seen coverable cells / coverable cells, float32 []."""
-    return state.seen / jnp.maximum(state.city.coverable, 1)
 
 
 def obstacle_patch(city: City, position: jax.Array, config: EnvConfig) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import chex
 import jax
@@ -11,9 +12,13 @@ from jax.experimental import checkify
 
 from jaxqmix.city import coverable_cells, finish_city, generate_city
 from jaxqmix.compilation import require_float32
-from jaxqmix.config import DomainConfig, EnvConfig
+from jaxqmix.config import DomainConfig, EnvConfig, RunConfig
 from jaxqmix.env import dynamics, reward, sensing
-from jaxqmix.env.observation import agent_features, coverage, observe
+from jaxqmix.env.base import Environment
+from jaxqmix.env.mission import CoverageMission, coverage
+from jaxqmix.env.observation import agent_features, observe
+from jaxqmix.env.recording import FlightRecorder
+from jaxqmix.env.symmetry import symmetries
 from jaxqmix.maps import load_cities
 from jaxqmix.types import (
     ACTIONS,
@@ -27,6 +32,7 @@ from jaxqmix.types import (
     Events,
     RewardWeights,
     State,
+    Symmetries,
     Timestep,
     replace,
 )
@@ -108,8 +114,7 @@ def reset(
         reward=jnp.float32(0),
         terminated=jnp.bool_(False),
         truncated=jnp.bool_(False),
-        coverage=coverage(state),
-        events=Events(hover, still, still, still, still),
+        metrics={"coverage": coverage(state), **vars(Events(hover, still, still, still, still))},
     )
     return state, timestep
 
@@ -147,7 +152,12 @@ def checked_actions(actions: jax.Array, config: EnvConfig) -> jax.Array:
 
 
 def step(
-    key: jax.Array, state: State, actions: jax.Array, params: EnvParams, config: EnvConfig
+    key: jax.Array,
+    state: State,
+    actions: jax.Array,
+    params: EnvParams,
+    config: EnvConfig,
+    mission: CoverageMission | None = None,
 ) -> tuple[State, Timestep]:
     """Flies one env step.
 
@@ -157,6 +167,7 @@ def step(
       actions: [N] whole numbers, commands; see `known_actions`.
       params: the swarm's world.
       config: static sizes.
+      mission: says when the episode is complete; by default at `config.coverage_target`.
 
     Returns:
       The next state and its timestep. Stepping on after the end of an episode is defined and
@@ -194,7 +205,7 @@ def step(
         perimeter=state.perimeter + growth,
     )
     after = coverage(state)
-    terminated = after >= config.coverage_target
+    terminated = (mission or CoverageMission(config)).complete(state)
     team_reward = reward.team_reward(
         state.seen - seen,
         state.perimeter - perimeter,
@@ -211,8 +222,7 @@ def step(
         reward=team_reward,
         terminated=terminated,
         truncated=(state.time >= config.horizon) & ~terminated,
-        coverage=after,
-        events=events,
+        metrics={"coverage": after, **vars(events)},
     )
     return state, timestep
 
@@ -224,7 +234,7 @@ def draw_city(key: jax.Array, cities: City) -> City:
 
 
 @dataclasses.dataclass(frozen=True)
-class UrbanGrid:
+class UrbanGrid(Environment):
     """`reset` and `step` with the static sizes, the domain and literal cities bound."""
 
     config: EnvConfig = dataclasses.field(default_factory=EnvConfig)
@@ -232,6 +242,10 @@ class UrbanGrid:
     # Stacked, with an axis C in front: each episode draws one. Those of `config.city`, which
     # stands for them in comparisons; None generates cities.
     cities: City | None = dataclasses.field(default=None, compare=False, repr=False)
+    # When an episode is complete and what is counted of it: made of the config.
+    mission_type: Callable[[EnvConfig], CoverageMission] = CoverageMission
+
+    constants = ("city",)
 
     def __post_init__(self) -> None:
         """Reads the cities of `config.city`; raises `ConfigError` when it cannot."""
@@ -239,14 +253,42 @@ class UrbanGrid:
             object.__setattr__(self, "cities", load_cities(self.config))
 
     @property
-    def actions(self) -> int:
+    def agents(self) -> int:  # type: ignore[override]
+        """Drones N."""
+        return self.config.drones
+
+    @property
+    def actions(self) -> int:  # type: ignore[override]
         """Number of actions A."""
         return len(ACTIONS)
+
+    @property
+    def horizon(self) -> int:  # type: ignore[override]
+        """The most env steps of an episode."""
+        return self.config.horizon
 
     @property
     def features(self) -> int:
         """Length D of an agent's observation."""
         return agent_features(self.config)
+
+    @property
+    def mission(self) -> CoverageMission:
+        """When an episode is complete, and what is counted of it."""
+        return self.mission_type(self.config)
+
+    @property
+    def recorder(self) -> FlightRecorder:
+        """Records an episode as an `Episode`."""
+        return FlightRecorder(self.config)
+
+    def symmetries(self) -> Symmetries:
+        """Turns and reflections of the city; see `jaxqmix.env.symmetry`."""
+        return symmetries(self.config)
+
+    def at_time(self, state: State, time: jax.Array) -> State:
+        """A state as if so many steps were flown; what its start saw then is not credited."""
+        return replace(state, time=time)
 
     def draw_params(self, key: jax.Array) -> EnvParams:
         """Draws one swarm's world from the domain: float32 scalars, and wind [2] in m/s."""
@@ -282,8 +324,19 @@ class UrbanGrid:
           params: the swarm's world.
 
         Returns:
-          The next state, and its timestep: reward [], terminated [] and truncated [] bool,
-          coverage [] from 0 to 1, and what `reset` gives. Stepping on after the end of an episode
-          is defined and harmless; callers mask it.
+          The next state, and its timestep: reward [], terminated [] and truncated [] bool, metrics
+          (coverage [] from 0 to 1, and the fields of `Events`), and what `reset` gives.
+          Stepping on after the end of an episode is defined and harmless; callers mask it.
         """
-        return step(key, state, actions, params, self.config)
+        return step(key, state, actions, params, self.config, self.mission)
+
+
+def mission_env(config: RunConfig) -> UrbanGrid:
+    """The world that a run's policy is for: episodes end when the mission is complete."""
+    return UrbanGrid(config.env, config.domain)
+
+
+def training_env(config: RunConfig) -> UrbanGrid:
+    """The world of a run's training episodes, which end later than the mission."""
+    target = config.training.coverage_target
+    return UrbanGrid(dataclasses.replace(config.env, coverage_target=target), config.domain)

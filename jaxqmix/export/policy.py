@@ -25,7 +25,8 @@ from jaxqmix.env.symmetry import symmetries
 from jaxqmix.export.numpy_policy import NumpyPolicy
 from jaxqmix.learner.networks import transformed
 from jaxqmix.maps import without_city
-from jaxqmix.training import greedy_policy, make_parts
+from jaxqmix.policies import greedy_policy
+from jaxqmix.training import make_parts
 from jaxqmix.types import ACTIONS
 
 FORMATS = {"onnx": ".onnx", "npz": ".npz", "stablehlo": ".stablehlo"}
@@ -182,8 +183,9 @@ def holds(group: str) -> str:
 def jax_values(config: RunConfig, agent: dict[str, Any]) -> Callable:
     """JAX's own greedy policy: (observation [N, D], hidden_state [N, M]) ->
     (values [N, A], hidden_state)."""
-    _, learner = make_parts(without_city(config), axis=None)
-    policy = greedy_policy(config, learner, jax.tree.map(jnp.asarray, agent))
+    env, learner = make_parts(without_city(config), axis=None)
+    symmetric = config.evaluation.symmetric
+    policy = greedy_policy(learner, jax.tree.map(jnp.asarray, agent), env, symmetric)
     seen = seen_features(config.env)
 
     def values(observation: jax.Array, hidden_state: jax.Array) -> tuple[jax.Array, jax.Array]:

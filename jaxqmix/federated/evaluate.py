@@ -14,13 +14,15 @@ from jax.sharding import Mesh
 from jaxqmix.compilation import jit
 from jaxqmix.config import RunConfig
 from jaxqmix.distributed import REPLICATED, make_mesh, place, shapes_at, shardings
+from jaxqmix.env.urban_grid import mission_env
 from jaxqmix.evaluation import EVALUATION
 from jaxqmix.federated.aggregate import Tree
 from jaxqmix.federated.local import for_each, local_training, over_sites
 from jaxqmix.federated.rounds import Federation, Program, joined, take
 from jaxqmix.federated.sites import Ranges, Site, ranges
+from jaxqmix.policies import greedy_policy
 from jaxqmix.rollout import fly_episodes
-from jaxqmix.training import TrainState, greedy_policy, make_parts
+from jaxqmix.training import TrainState, make_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +88,13 @@ def make_evaluator(config: RunConfig, sites: Sequence[Site], batch: int) -> Site
         flown = []
         for drones, numbers in members.items():
             local = dataclasses.replace(config, env=dataclasses.replace(config.env, drones=drones))
-            env, learner = make_parts(local, None)
+            env: Any = mission_env(local)
+            _, learner = make_parts(local, None, env)
 
-            def one(agent: Tree, domain: Ranges, env=env, local=local, learner=learner):
+            def one(agent: Tree, domain: Ranges, env=env, learner=learner):
                 world = dataclasses.replace(env, domain=domain)
-                return fly_episodes(keys, world, greedy_policy(local, learner, agent))[0]
+                policy = greedy_policy(learner, agent, world, config.evaluation.symmetric)
+                return fly_episodes(keys, world, policy)[0]
 
             domains = ranges([sites[number].domain for number in numbers])
             flown.append(

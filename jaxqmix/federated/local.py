@@ -19,12 +19,12 @@ from jax.sharding import Mesh
 
 from jaxqmix.config import RunConfig, require
 from jaxqmix.distributed import SHARDED, on_each_device, suggested_scale
-from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.env.urban_grid import UrbanGrid, training_env
 from jaxqmix.federated.aggregate import Tree
 from jaxqmix.federated.config import FederationConfig
 from jaxqmix.federated.sites import Ranges, Site
 from jaxqmix.learner.update import Anchor, Learner, LearnerState
-from jaxqmix.rollout import SUMS
+from jaxqmix.rollout import sums
 from jaxqmix.training import (
     MEANS,
     TrainState,
@@ -32,7 +32,6 @@ from jaxqmix.training import (
     make_parts,
     no_metrics,
     train_iteration,
-    training_env,
 )
 from jaxqmix.types import replace
 
@@ -204,19 +203,20 @@ def local_training(
       each: `iterations`, sums over them of the learner's, and sums over the ended episodes.
     """
     env = group.env(domain)
+    counted = sums(env.mission)
 
     def iteration(_: jax.Array, carry: tuple) -> tuple:
-        state, sums = carry
-        state = replace(state, metrics=no_metrics())
+        state, totals = carry
+        state = replace(state, metrics=no_metrics(counted))
         state = train_iteration(state, group.config, env, group.learner)
         new = state.metrics.learner | state.metrics.episodes | {"iterations": jnp.float32(1)}
-        return state, jax.tree.map(jnp.add, sums, new)
+        return state, jax.tree.map(jnp.add, totals, new)
 
-    sums = {name: jnp.float32(0) for name in (*MEANS, *SUMS, "iterations")}
+    totals = {name: jnp.float32(0) for name in (*MEANS, *counted, "iterations")}
     begun = begin_round(state, start, clock, group)
-    state, sums = jax.lax.fori_loop(0, work, iteration, (begun, sums))
+    state, totals = jax.lax.fori_loop(0, work, iteration, (begun, totals))
     reached = {name: state.learner.parameters[name] for name in start}
-    return state, ravel_pytree(reached)[0] - ravel_pytree(start)[0], sums
+    return state, ravel_pytree(reached)[0] - ravel_pytree(start)[0], totals
 
 
 def ordinary(state: TrainState) -> TrainState:

@@ -17,7 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
-from jaxqmix.compilation import jit
+from jaxqmix.compilation import jit, tree_bytes
 from jaxqmix.config import RunConfig
 from jaxqmix.distributed import REPLICATED, make_mesh, place, shapes_at, shardings
 from jaxqmix.federated import door, privacy
@@ -44,7 +44,7 @@ from jaxqmix.federated.local import (
 )
 from jaxqmix.federated.sites import Site, ranges
 from jaxqmix.learner.update import LearnerState
-from jaxqmix.training import TrainState, tree_bytes
+from jaxqmix.training import TrainState
 from jaxqmix.types import pytree_dataclass, replace
 
 FEDERATION = 4

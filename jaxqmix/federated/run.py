@@ -20,9 +20,10 @@ import jax
 import numpy as np
 
 from jaxqmix import checkpoints
-from jaxqmix.compilation import compile_ahead, require_float32, require_no_fork
+from jaxqmix.compilation import compile_ahead, require_float32, require_no_fork, tree_bytes
 from jaxqmix.config import ConfigError, RunConfig, refuse, require
 from jaxqmix.distributed import device_memory
+from jaxqmix.env.mission import METRICS
 from jaxqmix.evaluation import EVALUATION, SELECTION, coverage_over_time, success, summarise
 from jaxqmix.federated import config as federated_config
 from jaxqmix.federated import privacy
@@ -32,10 +33,10 @@ from jaxqmix.federated.local import ordinary
 from jaxqmix.federated.rounds import Outcome, Program, make_program
 from jaxqmix.federated.sites import Site, as_dicts, find_sites
 from jaxqmix.locking import locked
+from jaxqmix.memory import require_memory
 from jaxqmix.metrics import FINAL, MetricsWriter, TensorBoardLogger, local_path, read
-from jaxqmix.rollout import METRICS
 from jaxqmix.runner import Audience, check_folder, make_folder, stop_requests, write_json
-from jaxqmix.training import MEANS, require_memory, tree_bytes
+from jaxqmix.training import MEANS
 from jaxqmix.types import Array, replace
 
 FEDERATION, SITES, ROUNDS = "federation.json", "sites.json", "rounds.jsonl"

@@ -1,0 +1,85 @@
+"""Records a flight over a city: everything that pictures, replays and flight files need."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxqmix.city import coverable_cells, footprint_radius
+from jaxqmix.config import EnvConfig
+from jaxqmix.env.sensing import unpack_unseen
+from jaxqmix.types import EnvParams, Episode, State, Timestep, events_of, pytree_dataclass
+
+
+@pytree_dataclass
+class Watched:
+    """What is carried from step to step."""
+
+    coverable: jax.Array  # [H, W] bool
+    seen_at: jax.Array  # [H, W] int32, see `Episode`
+    position: jax.Array  # [N, 3] float32, metres; of the last step flown
+
+
+@dataclasses.dataclass(frozen=True)
+class FlightRecorder:
+    """Makes the `Episode` of one swarm; see `jaxqmix.env.base.Recorder`."""
+
+    config: EnvConfig
+
+    def init(self, state: State, params: EnvParams) -> Watched:
+        """After the reset."""
+        coverable = coverable_cells(state.city.no_fly, params.visibility, self.config)
+        seen = coverable & ~unpack_unseen(state.unseen, self.config)
+        return Watched(coverable, jnp.where(seen, 0, -1), state.position)
+
+    def update(
+        self,
+        carry: Watched,
+        done: jax.Array,
+        state: State,
+        params: EnvParams,
+        timestep: Timestep,
+        actions: jax.Array,
+    ) -> tuple[Watched, tuple]:
+        """One step; of an episode that was over before, positions and radii repeat the last."""
+        seen = carry.coverable & ~unpack_unseen(state.unseen, self.config) & (carry.seen_at < 0)
+        seen_at = jnp.where(seen & ~done, state.time, carry.seen_at)
+        position = jnp.where(done, carry.position, state.position)
+        radius = footprint_radius(position[:, 2], params.visibility)
+        flown = jax.tree.map(
+            lambda value: jnp.where(done, 0, value).astype(value.dtype),
+            (actions, state.link, events_of(timestep), timestep.reward),
+        )
+        return Watched(carry.coverable, seen_at, position), (position, radius, *flown)
+
+    def finish(
+        self,
+        start: State,
+        params: EnvParams,
+        carry: Watched,
+        steps: Any,
+        progress: jax.Array,
+        length: jax.Array,
+    ) -> Episode:
+        """The episode; `progress` is its coverage."""
+        position, radius, actions, link, events, reward = steps
+        first = footprint_radius(start.position[:, 2], params.visibility)
+        return Episode(
+            heights=start.city.heights,
+            no_fly=start.city.no_fly,
+            coverable=carry.coverable,
+            seen_at=carry.seen_at,
+            positions=jnp.concatenate([start.position[None], position]),
+            radii=jnp.concatenate([first[None], radius]),
+            actions=actions,
+            link=link,
+            events=events,
+            reward=reward,
+            coverage=progress,
+            length=length,
+            wind=params.wind,
+            visibility=params.visibility,
+        )

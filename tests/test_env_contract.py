@@ -1,0 +1,108 @@
+"""The doors of the world: another environment, and another mission, in a few lines each."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxqmix.config import EnvConfig, LearnerConfig, RunConfig, TrainingConfig
+from jaxqmix.env.base import Environment, Return, ReturnMission
+from jaxqmix.env.mission import CoverageMission
+from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.evaluation import evaluator
+from jaxqmix.rollout import fly_episodes
+from jaxqmix.training import make_trainer
+from jaxqmix.types import ASCEND, Observation, Timestep
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendezvous(Environment):
+    """Two agents each press one of three buttons; only the same one, which both see, pays."""
+
+    agents = 2
+    actions = 3
+    horizon = 4
+
+    def reset(self, key, params):
+        """A state is the button and the time."""
+        return self.show(jax.random.randint(key, (), 0, 3), jnp.int32(0), jnp.float32(0))
+
+    def step(self, key, state, actions, params):
+        button, time = state
+        return self.show(
+            jax.random.randint(key, (), 0, 3), time + 1, jnp.all(actions == button) / 4
+        )
+
+    def show(self, button, time, reward):
+        seen = jax.nn.one_hot(jnp.stack([button, button]), 3)
+        observation = Observation(seen, jnp.ones((2, 3), bool), seen[0])
+        over = time >= self.horizon
+        return (button, time), Timestep(observation, reward, jnp.bool_(False), over, {})
+
+
+SMALL = RunConfig(
+    learner=LearnerConfig(hidden=16, layers=1, mixing_width=4, learning_rate=0.01, minibatches=8),
+    training=TrainingConfig(swarms=32, rollout=4, env_steps=32 * 4 * 60, epsilon_decay_steps=4000),
+)
+
+
+def test_another_environment_trains_and_evaluates():
+    """Nothing of the training loop knows a city; the own world is 25 lines."""
+    env = Rendezvous()
+    assert env.observation_spec().agents.shape == (2, 3) and env.action_spec().shape == (2,)
+    trainer = make_trainer(SMALL, env=env)
+    state, metrics = trainer.iterate(trainer.init(0), np.int32(60))
+    assert set(metrics.episodes) == {"return", "length", "episodes"}
+    fly = evaluator(env, trainer.policy, batch=16)
+    found, _ = fly(state.learner.parameters["agent"], 0, 16)
+    assert found["return"].mean() > 0.95  # a third of the buttons by chance: 0.11
+    assert found["return_over_time"].shape == (16, 5) and not found["return_over_time"][:, 0].any()
+    with pytest.raises(NotImplementedError, match="Rendezvous records no episodes"):
+        jax.eval_shape(lambda key: fly_episodes(key[None], env, Climber(), 1), jax.random.key(0))
+
+
+class HighFlight(CoverageMission):
+    """Another mission, in ten lines: over when all drones fly high; counts the steps that takes."""
+
+    names = ("return",)
+    progress = "return"
+
+    def complete(self, state):
+        return jnp.all(state.position[:, 2] >= self.config.max_altitude - 0.1)
+
+    def init(self, timestep):
+        return ReturnMission().init(timestep)
+
+    def update(self, statistics, before, after, timestep, params):
+        return Return(statistics.length + 1, statistics.total_reward - 1)
+
+    def metrics(self, statistics):
+        return ReturnMission().metrics(statistics)
+
+    def bounds(self, state, params):
+        return {}
+
+
+class Climber:
+    """Everybody climbs."""
+
+    def initial_hidden_state(self):
+        return ()
+
+    def __call__(self, key, state, timestep, hidden_state):
+        return jnp.full(state.position.shape[0], ASCEND), hidden_state
+
+
+def test_another_mission_ends_and_counts_as_it_says(city_block, rough):
+    config = dataclasses.replace(city_block, right_of_way=False)
+    env = UrbanGrid(config, rough, mission_type=HighFlight)
+    assert isinstance(UrbanGrid(EnvConfig()).mission, CoverageMission)
+    flown, _ = jax.jit(lambda keys: fly_episodes(keys, env, Climber()))(
+        jax.random.split(jax.random.key(0), 8)
+    )
+    climbs = (config.max_altitude - config.min_altitude) / config.climb
+    assert (np.asarray(flown["return"]) < 0).all()
+    assert (-np.asarray(flown["return"])).min() >= climbs // 2
+    assert (-np.asarray(flown["return"]) < config.horizon).any()
