@@ -14,18 +14,21 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from jaxqmix import compilation
 from jaxqmix.compilation import jit
 from jaxqmix.config import DomainConfig, EnvConfig, RewardConfig
+from jaxqmix.distributed import host_memory
 from jaxqmix.env import dynamics, sensing, urban_grid
 from jaxqmix.types import EAST, NORTH, SOUTH, WEST, State
 
-# Runs of one config compile once in a whole session of tests.
-_cache = tempfile.TemporaryDirectory()
-jax.config.update("jax_compilation_cache_dir", _cache.name)
+# A program compiles once in a whole session of tests: workers and what tests start inherit it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = tempfile.TemporaryDirectory()
+    os.environ["JAXQMIX_CACHE"] = _cache.name
+jax.config.update("jax_compilation_cache_dir", os.environ["JAXQMIX_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 # Two devices, however many cores: everything is tested as it runs on several.
 jax.config.update("jax_num_cpu_devices", 2)
-os.environ.setdefault("JAXQMIX_CACHE", _cache.name)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
@@ -47,12 +50,54 @@ SLOW = (
 """Files with tests that compile a lot, or draw."""
 
 
+LONGEST = (
+    *("test_readme", "test_seeds", "test_training", "test_notebooks", "test_validate"),
+    *("test_planners", "test_federated_training", "test_faults", "test_env_reference"),
+)
+"""Files that begin first, so that all workers end at about the same time."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the tests of these files, so that `-m "not slow and not train"` leaves quick ones."""
     for item in items:
         for marker, files in (("train", TRAIN), ("slow", SLOW)):
             if item.path.stem in files:
                 item.add_marker(marker)
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """As many workers as there are cores, and memory for: each grows to a few GB of programs."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores or 1, (host_memory() or 8 * 10**9) // (4 * 10**9)))
+
+
+@functools.cache
+def quick_options() -> dict[str, Any]:
+    """Compiler options for little runs and much compiles: half the time, and slower programs. Only
+    those that this XLA knows."""
+
+    def known(name: str, value: Any) -> bool:
+        try:
+            jax.jit(lambda x: x + 1, compiler_options={name: value})(1)
+        except (jax.errors.JaxRuntimeError, ValueError):
+            return False
+        return True
+
+    options = {
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+        "xla_cpu_use_fusion_emitters": False,
+    }
+    return {name: value for name, value in options.items() if known(name, value)}
+
+
+def compile_quickly(patch: pytest.MonkeyPatch) -> None:
+    """Programs of the package compile with `quick_options`."""
+    for name, value in quick_options().items():
+        patch.setitem(compilation._CPU_OPTIONS, name, value)
 
 
 CITY_BLOCK = EnvConfig(
@@ -134,7 +179,7 @@ def compiled_flight(config: EnvConfig, steps: int, thorough: bool) -> Callable:
 
     if thorough:
         return jit(jax.vmap(one_flight))
-    return jax.jit(jax.vmap(one_flight), compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(jax.vmap(one_flight), compiler_options=quick_options())
 
 
 @functools.cache

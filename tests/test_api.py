@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import compile_quickly
 
 import jaxqmix
-from jaxqmix import api, compilation, console, runner
+from jaxqmix import api, console, runner
 from jaxqmix.config import ConfigError
 from jaxqmix.learner.networks import make_agent
 from jaxqmix.types import pytree_dataclass
@@ -26,7 +27,7 @@ KEY = jax.random.key(0)
 @pytest.fixture(autouse=True)
 def quick_compilation(monkeypatch):
     # Little runs, much compiles.
-    monkeypatch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
+    compile_quickly(monkeypatch)
 
 
 def first_available(key, state, timestep, hidden_state):

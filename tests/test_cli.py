@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import compile_quickly
 
-from jaxqmix import api, arguments, cli, compilation, presets
+from jaxqmix import api, arguments, cli, presets
 from jaxqmix.config import ConfigError, to_dict
 from jaxqmix.metrics import check_writable
 from jaxqmix.presets import preset
@@ -371,7 +372,7 @@ def test_planners_are_evaluated_from_a_preset(capsys, tmp_path):
 def test_planners_are_drawn_with_other_numbers_of_drones(capsys, tmp_path, monkeypatch, ending):
     tiny = dataclasses.replace(MISSION, env=dataclasses.replace(MISSION.env, horizon=6))
     monkeypatch.setitem(presets.PRESETS, "quick", tiny)
-    monkeypatch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
+    compile_quickly(monkeypatch)
     flown, out = [], tmp_path / f"flight{ending}"
     record = api.record
 

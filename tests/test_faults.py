@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import compile_quickly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental import checkify
 
-from jaxqmix import checkpoints, cli, compilation, runner
+from jaxqmix import checkpoints, cli, runner
 from jaxqmix.compilation import cache_folder
 from jaxqmix.config import ConfigError, EnvConfig, NotFiniteError
 from jaxqmix.env.urban_grid import UrbanGrid
@@ -335,7 +336,7 @@ def test_any_words_get_one_line_or_an_answer(words):
 
 def test_an_extreme_world_trains_and_flies(monkeypatch):
     """A hundred metres, one step, all of it by chance: figures are finite."""
-    monkeypatch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
+    compile_quickly(monkeypatch)
     narrow = {"env.city_width": 80.0, "env.city_length": 200.0, "env.cell_size": 20.0}
     world = {"env.drones": 1, "env.no_fly_zones": 16, "env.patch": 31, "env.neighbours": 0}
     chance = {"env.sensing": "probabilistic", "domain.visibility": 0.05, "domain.packet_loss": 1.0}

@@ -21,8 +21,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from conftest import compile_quickly
 
-from jaxqmix import checkpoints, compilation
+from jaxqmix import checkpoints
 from jaxqmix.federated.config import FederationConfig
 from jaxqmix.federated.nodes import write_app
 from jaxqmix.federated.rounds import make_program
@@ -109,7 +110,7 @@ def rounds_of(folder):
 
 
 def test_two_nodes_equal_the_simulation(network, tmp_path, monkeypatch):
-    monkeypatch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
+    compile_quickly(monkeypatch)
     network.node(0)
     network.start("run", "flwr", "run", str(tmp_path / "app"), "here", "--stream")
     time.sleep(5)

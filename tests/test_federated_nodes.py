@@ -11,9 +11,10 @@ import federated_probes
 import jax
 import numpy as np
 import pytest
+from conftest import compile_quickly
 
 import jaxqmix
-from jaxqmix import checkpoints, cli, compilation
+from jaxqmix import checkpoints, cli
 from jaxqmix.config import to_dict
 from jaxqmix.federated.config import FederationConfig
 from jaxqmix.federated.nodes import Reply, ServerNode, SiteNode, as_text, from_text
@@ -30,7 +31,7 @@ TWO = FederationConfig(
 @pytest.fixture(autouse=True)
 def known_sites(monkeypatch):
     federated_probes.use(monkeypatch)
-    monkeypatch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
+    compile_quickly(monkeypatch)
 
 
 def reply(node, arrays, metrics):

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import compile_quickly
 
-from jaxqmix import compilation
 from jaxqmix.config import ConfigError
 from jaxqmix.federated import local
 from jaxqmix.federated.conditions import attacked, draw_away
@@ -94,7 +94,7 @@ def test_attacks_by_hand():
 @pytest.fixture(name="probes")
 def known_sites(monkeypatch):
     federated_probes.use(monkeypatch)
-    monkeypatch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
+    compile_quickly(monkeypatch)
 
 
 def test_rounds_by_hand(probes):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from conftest import compile_quickly
 
 from jaxqmix import checkpoints, cli, compilation
 from jaxqmix.config import ConfigError
@@ -60,7 +61,7 @@ def compiled_quickly_and_once():
         return compiled, effort
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
+        compile_quickly(patch)
         patch.setattr(federated, "compile_ahead", once)
         patch.setattr(evaluate, "local_training", tuned)
         yield

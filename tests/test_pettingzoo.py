@@ -6,10 +6,9 @@ import copy
 
 import numpy as np
 import pytest
-from conftest import CITY_BLOCK
+from conftest import CITY_BLOCK, compile_quickly
 
 import jaxqmix
-from jaxqmix import compilation
 from jaxqmix.maps import CityMap
 from jaxqmix.types import replace
 
@@ -25,7 +24,7 @@ WORLD = replace(CITY_BLOCK, drones=3, horizon=12)
 def env_fixture():
     """Compiled once, quickly, for all tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
+        compile_quickly(patch)
         env = parallel_env(WORLD)
         env.reset(seed=0)
         yield env

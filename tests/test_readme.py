@@ -1,18 +1,27 @@
-"""Commands and Python of the README and the guide run as they stand, with tiny missions behind."""
+"""Commands and Python of the README and the guide run as they stand, with tiny missions behind.
+
+One training is real: over a city. `TRAINED` says which tests do the others for real.
+"""
 
 import argparse
 import dataclasses
+import functools
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from conftest import compile_quickly, quick_options
 
-from jaxqmix import cli, compilation, presets
+from jaxqmix import checkpoints, cli, presets, runner
 from jaxqmix.config import CheckpointConfig, EvaluationConfig
+from jaxqmix.seeds import seed_configs
+from jaxqmix.training import make_trainer
 from jaxqmix.validate import MISSION
 
 FOLDER = Path(__file__).parents[1]
@@ -31,15 +40,26 @@ FEDERATED = [
     if re.match(r"jaxqmix federate (?!PRESET)|jaxqmix evaluate .*--site", line)
 ]
 """They compile for long: here they are only understood; `test_federated_training.py` runs such."""
-SEEDED = [line for line in WRITTEN if re.match(r"jaxqmix train (?!PRESET).*--seeds \d", line)]
-"""Likewise; `test_seeds.py` runs such."""
+TRAINED = {
+    "jaxqmix train quick": "test_training: test_a_run_leaves_what_it_promises",
+    "jaxqmix train quick --seeds 5": "test_seeds: test_each_seed_leaves_what_a_run_does",
+    "jaxqmix train quick --mode replay --seed 1 --episodes 5000 --out runs/quick-replay":
+        "test_training: test_a_stopped_run_resumes_bit_equal",
+    "jaxqmix train quick --resume": "test_training: test_a_stopped_run_resumes_bit_equal",
+    "jaxqmix train full --env-steps 1000000 --learner.mixer vdn":
+        "test_learner: test_two_step_game_of_the_qmix_paper",
+    "jaxqmix train --config runs/quick/config.json --seed 2 --out runs/again":
+        "test_training: test_a_seed_repeats_and_another_differs",
+}  # fmt: skip
+"""Trainings, and which test trains such a run for real. Here all is real up to `runner.train` and
+`train_seeds`, and a run with weights that learned nothing is left for the other commands."""
 COMMANDS = [
     line
     for line in WRITTEN
     # Words in capitals stand for something.
     if line.startswith("jaxqmix ")
     and not re.search(r"\b[A-Z]+\b", line)
-    and line not in (*ELSEWHERE, *FEDERATED, *SEEDED)
+    and line not in (*ELSEWHERE, *FEDERATED)
 ]
 BENCHMARKS = [line for line in WRITTEN if line.startswith("python benchmarks/")]
 TINY = dataclasses.replace(
@@ -56,12 +76,46 @@ BUDGETS = ("--env-steps", "--episodes")
 @pytest.fixture(autouse=True)
 def tiny_missions(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    # Little runs, much compiles.
-    monkeypatch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
-    # Three programs more for each world.
-    monkeypatch.setattr("jaxqmix.comparison.RIVALS", ("voronoi",))
+    compile_quickly(monkeypatch)
+    # One device spares the partitioner, and a planner without a search the longest programs.
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+    monkeypatch.setattr("jaxqmix.comparison.RIVALS", ("random",))
     for name in presets.PRESETS:
         monkeypatch.setitem(presets.PRESETS, name, dataclasses.replace(TINY, preset=name))
+
+
+@functools.cache
+def untrained(learner):
+    """A state of a run with these settings of the learner: every array is zero."""
+    shapes = make_trainer(dataclasses.replace(TINY, learner=learner)).state_shapes
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def leave_run(config, out, resume=False, callback=None, wandb=None):
+    """In place of `runner.train`: leaves a run that learned nothing, with another's metrics."""
+    run = Path(out)
+    if resume:
+        assert checkpoints.steps_of(run, "final")
+        return
+    runner.check_folder(run, resume)
+    runner.make_folder(run, config)
+    writer = checkpoints.Checkpoints(run, config, begun=0)
+    writer.save("final", config.iterations, untrained(config.learner))
+    real = Path("runs/mine/metrics.jsonl")
+    if real.exists():
+        shutil.copy(real, run)
+
+
+def leave_seeds(config, out, seeds, *_):
+    """In place of `train_seeds`."""
+    for number, each in enumerate(seed_configs(config, seeds)):
+        leave_run(each, Path(out) / f"seed-{number}")
+
+
+def leave_runs(patch):
+    """No training from here on: a folder of a run is left instead."""
+    patch.setattr(runner, "train", leave_run)
+    patch.setattr("jaxqmix.seeds.train_seeds", leave_seeds)
 
 
 def affordable(command: str) -> list[str]:
@@ -73,16 +127,24 @@ def affordable(command: str) -> list[str]:
     return arguments
 
 
-def test_every_command_runs(capsys):
+def test_every_command_runs(monkeypatch):
     assert {command.split()[1] for command in COMMANDS} >= {"train", "evaluate", "render", "plot"}
     assert "jaxqmix train quick --help" in COMMANDS
     for command in COMMANDS:
-        if command.endswith("--help"):
-            assert cli.run(affordable(command)) == 0
-        else:
+        with monkeypatch.context() as patch:
+            if command in TRAINED:
+                leave_runs(patch)
             assert cli.run(affordable(command)) == 0, command
-    for file in ("report.json", "flights.npz", "swarm.html", "curves.png", "runs/quick/replay.gif"):
+    for file in ("report.json", "flights.npz", "swarm.html", "curves.png", "runs/mine/replay.gif"):
         assert Path(file).stat().st_size > 0
+
+
+def test_trainings_are_real_elsewhere():
+    assert set(TRAINED) <= set(COMMANDS)
+    for place in TRAINED.values():
+        file, name = place.split(": ")
+        text = (FOLDER / "tests" / f"{file}.py").read_text(encoding="utf-8")
+        assert f"\ndef {name}(" in text, place
 
 
 @pytest.mark.parametrize("line", FEDERATED)
@@ -96,20 +158,16 @@ def test_federations_are_understood(line, monkeypatch):
         assert cli.run(shlex.split(line)[1:]) == 7
 
 
-@pytest.mark.parametrize("line", SEEDED)
-def test_seeds_are_understood(line, monkeypatch):
-    asked = []
-    monkeypatch.setattr("jaxqmix.seeds.train_seeds", lambda *given: asked.append(given))
-    assert cli.run(shlex.split(line)[1:]) == 0
-    assert [given[2] for given in asked] == [int(re.search(r"--seeds (\d+)", line)[1])]
-
-
 def test_commands_of_the_table_exist():
     named = set(re.findall(r"^\| `jaxqmix (\w+)", TEXT, flags=re.MULTILINE))
     assert named == set(cli.COMMANDS)
 
 
-def test_python_runs():
+def test_python_runs(monkeypatch):
+    """All but the training, which `test_training.py` does."""
+    leave_runs(monkeypatch)
+    quickly = functools.partial(jax.jit, compiler_options=quick_options())
+    monkeypatch.setattr(jax, "jit", quickly)
     # The README's block opens the guide's page too.
     code = dict.fromkeys(block for language, block in BLOCKS if language == "python")
     assert code

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from conftest import compile_quickly
 
 from jaxqmix import checkpoints, compilation, runner
 from jaxqmix import seeds as seeds_module
@@ -95,7 +96,7 @@ def shared_programs():
 
     trainers = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(compilation._CPU_OPTIONS, "xla_backend_optimization_level", 0)
+        compile_quickly(patch)
         patch.setattr(runner, "make_trainer", make)
         patch.setattr(runner, "compile_ahead", compiled)
         patch.setattr(checkpoints, "make_trainer", trainer_of)
