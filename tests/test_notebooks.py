@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import quick_options
 
 nbformat = pytest.importorskip("nbformat", reason="needs nbclient (pip install nbclient)")
 nbclient = pytest.importorskip("nbclient", reason="needs nbclient (pip install nbclient)")
@@ -62,12 +63,6 @@ BUDGETS = {
     },
 }
 """What replaces the first code cell of each notebook."""
-QUICKLY = (
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_use_fusion_emitters=false",
-)
-"""Little runs, much compiles: half the time without what makes programs fast."""
 
 
 def read(name: str):
@@ -95,7 +90,8 @@ def test_a_notebook_runs_with_a_reduced_budget(name, monkeypatch, tmp_path):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     # The command line sets it, and then no picture is shown.
     monkeypatch.delenv("MPLBACKEND", raising=False)
-    monkeypatch.setenv("XLA_FLAGS", " ".join(QUICKLY))
+    flags = [f"--{option}={str(value).lower()}" for option, value in quick_options().items()]
+    monkeypatch.setenv("XLA_FLAGS", " ".join(flags))
     # On one device, which spares the partitioner; and the same program once.
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["JAXQMIX_CACHE"])
