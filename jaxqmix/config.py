@@ -204,6 +204,12 @@ class EnvConfig(Checked):
     right_of_way: bool = True
     """Whether moves that could meet a teammate are unavailable; see
     `jaxqmix.env.dynamics.collision_free_actions`."""
+    foresight: Annotated[int, Within(0, 10)] = 3
+    """How many late commands in a row are foreseen: moves that they would repeat into a building or
+    a teammate are unavailable."""
+    zone_foresight: Annotated[int, Within(0, 10)] = 2
+    """The same for no-fly zones. Each more makes violations rarer, about ten times with the usual
+    delay, and the way around zones longer."""
     patch: Annotated[int, Within(1, 31)] = 5
     """Side of the egocentric obstacle patch, cells, odd."""
     blind_to: tuple[str, ...] = ()

@@ -440,48 +440,78 @@ def obstacles(heights, no_fly, place, config) -> list[float]:
     return values
 
 
-def strikes_later(heights, no_fly, position, config) -> list[list[bool]]:
-    """Whether the second of two equal moves strikes something, for each drone and action."""
-    codes = obstructed_actions(heights, no_fly, position, config, times=2)
-    return [[code in (BUILDING, NO_FLY) for code in drone] for drone in codes]
+def safe_repeats(heights, no_fly, position, config) -> np.ndarray:
+    """How many repeats of each action [N, A] strike nothing, as far as buildings and zones are
+    foreseen. Of the first, no building may be 4 m to the left or right, and zones are taken 4 m
+    wider. Ascending and hovering strike nothing."""
+    most = max(config.foresight, config.zone_foresight)
+    wide = no_fly + np.array([0, 0, 4, 0])
+    result = np.full((len(position), 7), most)
+    for drone, place in enumerate(position):
+        for action in (NORTH, SOUTH, WEST, EAST, DESCEND):
+            move = displacement(action, config)
+            aside = 4 * move[[1, 0, 2]] / config.cell_size if move[2] == 0 else np.zeros(3)
+            for repeat in range(most):
+                end = place + (2 + repeat) * move
+                found = {obstruction(heights, no_fly, end, config)}
+                if repeat == 0:
+                    sides = (end + aside, end - aside)
+                    found |= {obstruction(heights, no_fly[:0], side, config) for side in sides}
+                    # Without heights, so that a zone shows below the roofs that stand in it.
+                    found |= {obstruction(0 * heights, wide, end, config)}
+                if (BUILDING in found and repeat < config.foresight) or (
+                    NO_FLY in found and repeat < config.zone_foresight
+                ):
+                    result[drone, action] = repeat
+                    break
+    return result
 
 
-def leads_to(own, other, move, moves, reach, config) -> bool:
-    """Whether equal moves lead towards a teammate, and closer than `reach` to it on their way."""
-    offset = other - own
-    if not move[:2].any():
-        ahead = offset[2] * np.sign(move[2])
-        return math.hypot(*offset[:2]) < reach and 0 < ahead < 10 + 2 * config.climb
-    way = moves * move[:2]
-    share = float(offset[:2] @ way) / float(way @ way)
-    nearest = math.dist(offset[:2], min(share, 1.0) * way)
-    return share > 0 and nearest < reach and abs(offset[2]) < 10 + config.climb
+def apart(start, end, other_start, other_end) -> tuple[float, float]:
+    """Horizontal and vertical distance of the smallest boxes around two straight ways."""
+    gaps = []
+    for axis in range(3):
+        mine = sorted((start[axis], end[axis]))
+        theirs = sorted((other_start[axis], other_end[axis]))
+        gaps.append(max(theirs[0] - mine[1], mine[0] - theirs[1], 0.0))
+    return math.hypot(gaps[0], gaps[1]), gaps[2]
 
 
-def collision_free_actions(position, config) -> np.ndarray:
-    """Whether each action [N, A] keeps clear of the teammates; who is further west, or as far west
-    and further north, gives way."""
+def meets(own, other, move, way, config) -> bool:
+    """Whether a move and its repeats lead towards a teammate or towards the way on which late
+    commands would keep it, and too close: to where it is, less than 30 m and a cell, and 10 m and a
+    climb; to its way, less than 30 m and 10 m."""
+    end = own + (1 + config.foresight) * move
+    for other_end, sideways, upwards in (
+        (other, 30.0 + config.cell_size, 10.0 + config.climb),
+        (other + config.foresight * way, 30.0, 10.0),
+    ):
+        ahead = max((other - own) @ move, (other_end - own) @ move) > 0
+        horizontal, vertical = apart(own, end, other, other_end)
+        if ahead and horizontal < sideways and vertical < upwards:
+            return True
+    return False
+
+
+def collision_free_actions(position, last_action, config) -> np.ndarray:
+    """Whether each action [N, A] keeps clear of the teammates."""
     clear = np.ones((len(position), 7), bool)
     for drone, own in enumerate(position):
         for action in range(HOVER):
             move = displacement(action, config)
             for number, other in enumerate(position):
-                if number == drone:
-                    continue
-                met = leads_to(own, other, move, 2, 30.0, config)
-                if (own[0], own[1]) < (other[0], other[1]):
-                    met |= leads_to(own, other, move, 1, 30.0 + config.cell_size, config)
-                clear[drone, action] &= not met
+                way = displacement(last_action[number], config)
+                if number != drone and meets(own, other, move, way, config):
+                    clear[drone, action] = False
     return clear
 
 
-def available_actions(obstructed, strike, clear) -> list[bool]:
-    """Free and clear actions that strike nothing when made twice; every free and clear one where no
-    such heading is left."""
+def available_actions(obstructed, repeats, clear) -> list[bool]:
+    """Free and clear actions that may be repeated as often as the best such heading; every free and
+    clear one without such a heading."""
     free = [a for a in range(7) if obstructed[a] == FREE and clear[a]]
-    safe = [a for a in free if not strike[a]]
-    allowed = safe if set(safe) & {NORTH, SOUTH, WEST, EAST} else free
-    return [a in allowed for a in range(7)]
+    enough = max((repeats[a] for a in free if a in (NORTH, SOUTH, WEST, EAST)), default=0)
+    return [a in free and repeats[a] >= enough for a in range(7)]
 
 
 def repeatable(heights, no_fly, place, config) -> list[set[bool]]:
@@ -639,8 +669,8 @@ def observe(world: World, weather: Weather, noise, config) -> list[dict[str, np.
     """Every group of every drone's observation."""
     observed = world.position + weather.sensor_noise * noise
     blocked = obstructed_actions(world.heights, world.no_fly, world.position, config)
-    strike = strikes_later(world.heights, world.no_fly, world.position, config)
-    clear = collision_free_actions(world.position, config)
+    repeats = safe_repeats(world.heights, world.no_fly, world.position, config)
+    clear = collision_free_actions(world.position, world.last_action, config)
     counts = {block: block_counts(world.unseen, block) for block in coarse_sides(config)}
     result = []
     for drone, place in enumerate(world.position):
@@ -652,7 +682,7 @@ def observe(world: World, weather: Weather, noise, config) -> list[dict[str, np.
             "link": link_group(world.link[drone], weather),
             "mission": mission(world.time, world.coverage, config),
             "last_action": [float(world.last_action[drone] == a) for a in range(7)],
-            "available": available_actions(blocked[drone], strike[drone], clear[drone]),
+            "available": available_actions(blocked[drone], repeats[drone], clear[drone]),
             "repeat": [max(p) for p in repeatable(world.heights, world.no_fly, place, config)],
             "obstacles": obstacles(world.heights, world.no_fly, place, config),
             "gain": gain(world.unseen, place, weather.visibility, config),

@@ -60,6 +60,8 @@ BAD = {
     "env.cruise_speed": (0.0, -15.0, INFINITE),
     "env.radio_range": (-1.0, NOT_A_NUMBER),
     "env.neighbours": (-1,),
+    "env.foresight": (-1, 11),
+    "env.zone_foresight": (-1, 11),
     "env.patch": (0, 4, -5, 33),
     "domain.building_density": ((-0.1, 1.0), (0.0, 3.1), (1.0, 0.5), (1.0,), (0.0, NOT_A_NUMBER)),
     "domain.building_height": ((-0.1, 1.0), (0.0, 3.1), (1.0, 0.5)),

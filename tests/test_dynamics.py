@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference as ref
 import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxqmix.config import EnvConfig
 from jaxqmix.env import dynamics
@@ -290,8 +293,8 @@ def test_moves_that_would_strike_when_repeated_are_not_available():
     """Unless no heading is left; a border strikes nothing."""
     nothing, east, headings = np.zeros(7, bool), np.arange(7) == EAST, np.arange(7) < 4
     obstructed = jnp.full((4, 7), FREE).at[2, NORTH].set(BORDER)
-    strike = jnp.array([nothing, east, nothing, headings])
-    available = dynamics.available_actions(obstructed, strike, jnp.ones((4, 7), bool))
+    repeats = 3 - 3 * jnp.array([nothing, east, nothing, headings])
+    available = dynamics.available_actions(obstructed, repeats, jnp.ones((4, 7), bool))
     assert available[0].all()
     assert available[1].tolist() == [True, True, True, False, True, True, True]
     assert available[2].tolist() == [False, True, True, True, True, True, True]
@@ -299,74 +302,156 @@ def test_moves_that_would_strike_when_repeated_are_not_available():
 
 
 def test_teammates_narrow_what_is_available_first():
-    """With teammates on all sides, a late command is not foreseen."""
-    free, strike = jnp.full((1, 7), FREE), jnp.arange(7)[None] == ASCEND
+    """With teammates on all sides, late commands are foreseen as far as what is left allows."""
+    free, repeats = jnp.full((1, 7), FREE), jnp.where(jnp.arange(7)[None] == ASCEND, 0, 3)
     clear = jnp.isin(jnp.arange(7), jnp.array([ASCEND, HOVER]))[None]
-    assert dynamics.available_actions(free, strike, clear).tolist() == clear.tolist()
+    assert dynamics.available_actions(free, repeats, clear).tolist() == clear.tolist()
     one_heading = clear.at[0, WEST].set(True)
-    available = dynamics.available_actions(free, strike, one_heading)[0]
+    available = dynamics.available_actions(free, repeats, one_heading)[0]
     assert np.flatnonzero(available).tolist() == [WEST, HOVER]
+    # No heading may be repeated three times: the one that may be most often.
+    repeats = jnp.array([[1, 2, 0, 2, 3, 1, 3]])
+    available = dynamics.available_actions(free, repeats, jnp.ones((1, 7), bool))[0]
+    assert np.flatnonzero(available).tolist() == [SOUTH, EAST, ASCEND, HOVER]
 
 
-def test_one_late_command_is_foreseen():
-    """The second move counts, the first and the third do not."""
-    others = jnp.array([NORTH, SOUTH, WEST, ASCEND, DESCEND, HOVER])
-    struck = []
-    for cells in (1, 2, 3):
-        heights = np.zeros((CONFIG.rows, CONFIG.columns), np.uint8)
-        heights[2, 1 + cells] = 200
-        city = replace(CITY, heights=jnp.asarray(heights), no_fly=jnp.zeros((0, 4)))
-        strike = dynamics.strikes_later(city, jnp.array([at(2, 1)]), CONFIG)[0]
-        assert not strike[others].any()
-        struck.append(bool(strike[EAST]))
-    assert struck == [False, True, False]
+def open_field(cell, drones=1, **foresight):
+    """A city of 40 x 40 cells without anything, and its config."""
+    side = 40 * cell
+    config = EnvConfig(
+        drones=drones, cell_size=cell, city_width=side, city_length=side, **foresight
+    )
+    return City(jnp.zeros((40, 40), jnp.uint8), jnp.zeros((0, 4)), jnp.int32(1600)), config
 
 
-# Where a teammate is (metres from the drone: x, y, altitude), and the moves that it makes
-# unavailable, for 20 m cells and 20 m climbs. A teammate to the east has the right of way.
+@pytest.mark.parametrize("foresight", [0, 1, 3])
+def test_late_commands_are_foreseen(foresight):
+    """By one to three repeats, and no more; the move itself is no repeat."""
+    empty, config = open_field(20.0, foresight=foresight, zone_foresight=foresight)
+    place = jnp.array([[410.0, 410.0, 60.0]])  # in the middle of its cell
+    for cells in range(1, 7):
+        city = replace(empty, heights=empty.heights.at[20, 20 + cells].set(200))
+        repeats, twice = dynamics.safe_repeats(city, place, config)
+        expected = cells - 2 if 2 <= cells < foresight + 2 else foresight
+        assert repeats[0, EAST] == expected and twice[0, EAST] == (cells == 2)
+        assert (jnp.delete(repeats[0], EAST) == foresight).all() and twice.sum() <= 1
+
+
+def test_buildings_are_foreseen_further_than_zones():
+    empty, config = open_field(20.0, foresight=3, zone_foresight=1)
+    place = jnp.array([[410.0, 410.0, 60.0]])
+    for cells, found in ((2, 0), (3, 3), (4, 3)):
+        zone = jnp.array([[410.0, 410 - 20.0 * cells, 6.0, 500.0]])
+        city = replace(empty, no_fly=zone)
+        assert dynamics.safe_repeats(city, place, config)[0][0, NORTH] == found
+
+
+def test_a_descent_onto_a_roof_is_foreseen():
+    empty, config = open_field(20.0)
+    city = replace(empty, heights=empty.heights.at[20, 20].set(45))
+    repeats, _ = dynamics.safe_repeats(city, jnp.array([[410.0, 410.0, 120.0]]), config)
+    assert repeats[0].tolist() == [3, 3, 3, 3, 3, 2, 3]
+
+
+def test_air_may_set_a_drone_off_its_way():
+    """Of the first repeat, buildings beside the way by up to 4 m count, and zones as much nearer;
+    of the others only what is on the way."""
+    empty, config = open_field(50.0)
+    for row, found in ((18, (3, 3, 0, 0)), (17, (3, 3, 3, 1))):
+        city = replace(empty, heights=empty.heights.at[row, 21].set(200))
+        for x, safe in zip((1025.0, 1045.0, 1047.0, 1060.0), found, strict=True):
+            place = jnp.array([[x, 1025.0, 60.0]])
+            assert dynamics.safe_repeats(city, place, config)[0][0, NORTH] == safe
+    zone = replace(empty, no_fly=jnp.array([[1025.0, 900.0, 40.0, 500.0]]))
+    for x, safe in ((1025.0, 0), (1067.0, 0), (1075.0, 3)):
+        place = jnp.array([[x, 1000.0, 60.0]])
+        assert dynamics.safe_repeats(zone, place, config)[0][0, NORTH] == safe
+
+
+# Where a teammate is (metres from the drone: x, y, altitude), its last action, and the moves that
+# it makes unavailable, for 20 m cells and 20 m climbs: four moves are 80 m, and 50 m stay free.
 TEAMMATES = {
-    "just too far west to meet in two moves": ((-70, 0, 0), ""),
-    "west, two moves away": ((-69, 0, 0), "west"),
-    "west, beside the way": ((-40, 30, 0), ""),
-    "west, touching the way": ((-40, 29, 0), "west"),
-    "east, where a move each may meet": ((43, 43, 0), "south east"),
-    "the same to the west": ((-43, 43, 0), ""),
-    "north, straight": ((0, -60, 0), "north"),
-    "on another level": ((-40, 0, 30), ""),
-    "one climb higher": ((-25, 0, 20), "west ascend"),
-    "one climb lower": ((-25, 0, -20), "west descend"),
-    "far above": ((-25, 0, 50), ""),
-    "above within two climbs": ((-25, 0, 49), "ascend"),
+    "just too far to meet in four moves": ((-130, 0, 0), HOVER, ""),
+    "four moves away": ((-129, 0, 0), HOVER, "west"),
+    "beside the way": ((-100, 50, 0), HOVER, ""),
+    "touching the way": ((-80, 49, 0), HOVER, "west"),
+    "across a corner": ((43, 43, 0), HOVER, "south east"),
+    "on another level": ((-40, 0, 30), HOVER, "ascend"),
+    "one climb higher": ((-25, 0, 20), HOVER, "west ascend"),
+    "one climb lower": ((-25, 0, -20), HOVER, "west descend"),
+    "far above": ((-25, 0, 110), HOVER, ""),
+    "above within four climbs": ((-25, 0, 109), HOVER, "ascend"),
+    "comes nearer": ((-160, 60, 0), EAST, ""),
+    "comes and crosses": ((-80, 85, 0), NORTH, "west"),
+    "the same, not repeating": ((-80, 85, 0), HOVER, ""),
+    "flies away": ((-130, 0, 0), WEST, ""),
+    "flies past": ((-60, 60, 0), EAST, "south"),
 }
 
 
 @pytest.mark.parametrize("name", TEAMMATES)
 def test_moves_that_could_meet_a_teammate(name):
-    offset, unavailable = TEAMMATES[name]
-    config = EnvConfig(drones=2, cell_size=20.0, climb=20.0)
+    offset, last, unavailable = TEAMMATES[name]
+    config = EnvConfig(drones=2, cell_size=20.0, climb=20.0, foresight=3)
     own = np.array([500.0, 500.0, 60.0])
-    clear = dynamics.collision_free_actions(jnp.array([own, own + offset]), config)[0]
+    places, last = jnp.array([own, own + offset]), jnp.array([EAST, last])
+    clear = dynamics.collision_free_actions(places, last, config)[0]
     assert [ACTIONS[a] for a in np.flatnonzero(~clear)] == unavailable.split()
 
 
-@pytest.mark.parametrize("cell", [10.0, 20.0, 50.0, 200.0])
-def test_clear_moves_that_all_arrive_never_conflict(cell):
-    """Whatever the drones choose among their clear moves; heedless ones do conflict."""
-    config = EnvConfig(drones=6, cell_size=cell, city_width=100 * cell, city_length=100 * cell)
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_clear_moves_equal_the_reference(data):
+    """Whole metres, so that nothing is too close to tell."""
+    metres = st.tuples(st.integers(0, 300), st.integers(0, 300), st.sampled_from([20, 40, 50, 120]))
+    places = np.array(data.draw(st.lists(metres, min_size=3, max_size=3)), np.float32)
+    last = np.array(data.draw(st.lists(st.integers(0, 6), min_size=3, max_size=3)))
+    cell, foresight = data.draw(st.sampled_from([(20.0, 3), (50.0, 1), (10.0, 0)]))
+    _, config = open_field(cell, 3, foresight=foresight)
+    np.testing.assert_array_equal(
+        CLEAR(places, last, config=config),
+        ref.collision_free_actions(places.astype(float), last, config),
+    )
+
+
+CLEAR = jax.jit(dynamics.collision_free_actions, static_argnames="config")
+
+
+def late_flights(config, late, steps=24, swarms=500):
+    """How many conflicts a crowd has in calm air that flies at random among its clear moves, while
+    the commands of drone `late[t]` come late at step t, and one in ten is lost."""
     random = np.random.default_rng(0)
-    place = random.uniform(-1, 1, (20_000, 6, 3)) * (3 * cell + 40, 3 * cell + 40, 60)
+    cell, drones = config.cell_size, config.drones
+    place = random.uniform(-1, 1, (20 * swarms, drones, 3)) * (3 * cell + 60, 3 * cell + 60, 30)
     offset = place[:, :, None] - place[:, None]
-    apart = np.hypot(offset[..., 0], offset[..., 1]) + 1e9 * np.eye(6)
-    place = jnp.asarray(place[apart.min(axis=(1, 2)) > 30], jnp.float32)
-    clear = jax.jit(jax.vmap(lambda p: dynamics.collision_free_actions(p, config)))(place)
-    scores = random.uniform(size=clear.shape)
-    met = []
-    for allowed in (clear, np.ones_like(clear)):
-        actions = np.where(allowed, scores, -1).argmax(axis=-1)
-        after = place + dynamics.displacements(config)[actions]
-        met.append(int(jax.vmap(dynamics.conflicts)(place, after).any(axis=-1).sum()))
-    assert len(place) > 2000
-    assert met[0] == 0 and met[1] > 10
+    apart = np.hypot(offset[..., 0], offset[..., 1]) + 1e9 * np.eye(drones)
+    place = place[apart.min(axis=(1, 2)) > 30][:swarms]
+    assert len(place) > swarms / 4
+
+    def step(carry, given):
+        (place, last), (key, late) = carry, given
+        keys = jax.random.split(key)
+        clear = jax.vmap(lambda *swarm: dynamics.collision_free_actions(*swarm, config))(
+            place, last
+        )
+        command = jnp.where(clear, jax.random.uniform(keys[0], clear.shape), -1).argmax(axis=-1)
+        command = jnp.where(jax.random.uniform(keys[1], last.shape) < 0.1, HOVER, command)
+        last = jnp.where(jnp.arange(drones) == late, last, command)
+        after = place + dynamics.displacements(config)[last]
+        return (after, last), jnp.sum(jax.vmap(dynamics.conflicts)(place, after))
+
+    start = (jnp.asarray(place, jnp.float32), jnp.full(place.shape[:2], HOVER))
+    keys = jax.random.split(jax.random.key(0), steps)
+    _, met = jax.jit(lambda *given: jax.lax.scan(step, *given))(start, (keys, jnp.asarray(late)))
+    return int(met.sum())
+
+
+@pytest.mark.parametrize("cell", [10.0, 20.0, 50.0])
+def test_clear_moves_never_conflict_while_one_drone_is_late(cell):
+    """One after the other, three commands in a row each; with less foresight they do conflict."""
+    late = np.arange(24) // 3 % 6
+    assert late_flights(open_field(cell, 6, foresight=3)[1], late) == 0
+    assert late_flights(open_field(cell, 6, foresight=0)[1], late) > 0
 
 
 def test_disturbances_follow_their_distributions():

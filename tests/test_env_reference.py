@@ -147,9 +147,9 @@ def test_obstructions(flights, take):
                 target = world.position[drone] + ref.displacement(action, config)
                 assert fast[drone, action] in ref.possible_obstructions(*city, target, config)
                 close_calls += 1
-            strike = ref.strikes_later(*city, world.position, config)
-            clear = ref.collision_free_actions(world.position, config)
-            mask = [ref.available_actions(*one) for one in zip(fast, strike, clear, strict=True)]
+            repeats = ref.safe_repeats(*city, world.position, config)
+            clear = ref.collision_free_actions(world.position, world.last_action, config)
+            mask = [ref.available_actions(*one) for one in zip(fast, repeats, clear, strict=True)]
             available = data["timesteps"].observation.available[swarm, time]
             assert not (available & (fast != ref.FREE)).any()
             close_calls += np.any(available != np.array(mask), axis=1).sum()

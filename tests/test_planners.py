@@ -168,7 +168,8 @@ def test_one_drone_covers_alone():
 
 
 def test_way_around_a_cylinder():
-    config = dataclasses.replace(TOWN, drones=2)
+    config = dataclasses.replace(TOWN, drones=2, zone_foresight=1)
+    assert pursuit.berth(dataclasses.replace(config, zone_foresight=2)) == 30.0  # a cell more
     city = City(
         jnp.zeros((config.rows, config.columns), jnp.uint8),
         jnp.array([[300.0, 200.0, 50.0, 100.0]]),

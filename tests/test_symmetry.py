@@ -23,7 +23,6 @@ FINE = EnvConfig(
     city_length=1280.0,
     cell_size=20.0,
     no_fly_zones=2,
-    right_of_way=False,  # of two drones, the eastern one has it: turned, that is another
 )
 COARSE = dataclasses.replace(FINE, city_width=3200.0, city_length=3200.0, cell_size=50.0)
 SYMMETRIES = [(quarters, mirrored) for mirrored in (False, True) for quarters in range(4)]

@@ -12,6 +12,7 @@ from jaxqmix.types import (
     BORDER,
     BUILDING,
     DELAYED,
+    DESCEND,
     FREE,
     HEADINGS,
     HOVER,
@@ -20,12 +21,15 @@ from jaxqmix.types import (
     RECEIVED,
     City,
     EnvParams,
+    replace,
 )
 
 CLEARANCE = 10.0
 """Distance kept from teammates beyond the conflict distance, metres: turbulence parts them."""
 ALTITUDE_SLACK = 0.01
 """Metres beyond the altitude limits that are still inside: climbs add up in float32."""
+DRIFT = 4.0
+"""How far beside its way the air may set a drone within a step, metres; more is rare."""
 WIND_DRIFT = 0.05
 """Share of the wind that station keeping does not cancel."""
 
@@ -78,73 +82,121 @@ def in_no_fly(no_fly: jax.Array, position: jax.Array) -> jax.Array:
     return inside
 
 
-def obstructed_actions(
-    city: City, position: jax.Array, config: EnvConfig, times: int = 1
-) -> jax.Array:
-    """What obstructs each action [N, A] from positions [N, 3], or the last of `times` moves of the
-    same action; hovering is always FREE."""
+def obstructed_actions(city: City, position: jax.Array, config: EnvConfig) -> jax.Array:
+    """What obstructs each action [N, A] from positions [N, 3]; hovering is always FREE."""
     # The drone is somewhere free, so the last action needs no look.
-    targets = position[:, None, :] + times * displacements(config)[:HOVER]
+    targets = position[:, None, :] + displacements(config)[:HOVER]
     codes = obstruction(city, targets, config)
     return jnp.pad(codes, ((0, 0), (0, 1)), constant_values=FREE)
 
 
-def strikes(codes: jax.Array) -> jax.Array:
-    """Whether what obstructs a move is a building or a no-fly zone, not a border."""
-    return (codes == BUILDING) | (codes == NO_FLY)
+def safe_repeats(city: City, position: jax.Array, config: EnvConfig) -> tuple[jax.Array, jax.Array]:
+    """How often late commands may repeat each action before it strikes something.
+
+    Ascending and hovering strike nothing, and neither does the border. Air sets a drone off its
+    way: of the first repeat, buildings up to `DRIFT` beside it count too, and zones are as much
+    wider. Further repeats are looked at again after the next step.
+
+    Args:
+      city: one city.
+      position: [N, 3], metres.
+      config: static sizes.
+
+    Returns:
+      The number [N, A] of repeats that are safe, as far as is foreseen: `config.foresight` for
+      buildings, `config.zone_foresight` for no-fly zones, and the larger of both where nothing is
+      struck. And whether the first repeat strikes [N, A], if nothing sets the drone off.
+    """
+    most = max(config.foresight, config.zone_foresight)
+    moves = displacements(config)
+    ways = jnp.concatenate([moves[:HEADINGS], moves[DESCEND][None]])
+    counts = 2 + jnp.arange(max(most, 1))
+    ends = position[:, None, None] + counts[:, None, None] * ways  # [N, repeats, 5, 3]
+    # Zones apart from buildings: they are foreseen less far, and every look at them costs.
+    built = replace(city, no_fly=city.no_fly[:0])
+    codes = obstruction(built, ends, config)
+    near = ends[:, : max(config.zone_foresight, 1)]
+    zones = in_no_fly(city.no_fly, near) & (codes[:, : near.shape[1]] == FREE)
+    twice = (codes[:, 0] == BUILDING) | zones[:, 0]
+    # At right angles to a heading; nothing is beside a descent.
+    aside = jnp.pad(ways[:, [1, 0]] * (DRIFT / config.cell_size), ((0, 0), (0, 1)))
+    beside = obstruction(built, jnp.stack([ends[:, 0] - aside, ends[:, 0] + aside]), config)
+    buildings = (codes == BUILDING).at[:, 0].max(jnp.any(beside == BUILDING, axis=0))
+    wide = in_no_fly(city.no_fly.at[:, 2].add(DRIFT), ends[:, 0]) & (codes[:, 0] != BORDER)
+    zones = zones.at[:, 0].max(wide)
+    strike = buildings & (counts[:, None] < 2 + config.foresight)
+    if config.zone_foresight:
+        strike = strike.at[:, : near.shape[1]].max(zones)
+    repeats = jnp.sum(jnp.cumprod(~strike, axis=1, dtype=jnp.int32), axis=1)
+    repeats = jnp.minimum(repeats, most)
+    return _with_ascent(repeats, most), _with_ascent(twice, False)
 
 
-def strikes_later(city: City, position: jax.Array, config: EnvConfig) -> jax.Array:
-    """Whether the second of two equal moves from positions [N, 3] strikes something, for each
-    action [N, A]: a late command repeats the last."""
-    return strikes(obstructed_actions(city, position, config, times=2))
+def _with_ascent(values: jax.Array, other: int | bool) -> jax.Array:
+    """Values [N, 5] of the headings and the descent as [N, A], `other` for the rest."""
+    rest = jnp.full_like(values[:, :1], other)
+    return jnp.concatenate([values[:, :HEADINGS], rest, values[:, HEADINGS:], rest], axis=1)
 
 
-def collision_free_actions(position: jax.Array, config: EnvConfig) -> jax.Array:
-    """Whether each action [N, A] keeps clear of the teammates, from where these are now.
+def collision_free_actions(
+    position: jax.Array, last_action: jax.Array, config: EnvConfig
+) -> jax.Array:
+    """Whether each action [N, A] keeps clear of the teammates, also when it is repeated.
 
-    Nobody flies at a teammate, not by two such moves either. Of two drones that could meet by a
-    move each, the eastern one has the right of way, and the other leaves it room. Hovering is
-    always clear. Conflicts still come from lost and late commands.
+    Nobody flies at a teammate, by a move and `config.foresight` repeats, which late commands could
+    make: not nearer than leaves room for a move of the teammate's own, and not into the way that
+    it flies on when its commands are late. Moves away are always clear, and so is hovering.
+    Conflicts still come from several lost and late commands at once.
 
     Args:
       position: [N, 3], metres.
+      last_action: [N], executed in the last step.
       config: static sizes.
     """
-    offset = position[None, :, :] - position[:, None, :]
-    x, y, z = offset[..., 0], offset[..., 1], offset[..., 2]
-    cell, climb = config.cell_size, config.climb
     near = CONFLICT_HORIZONTAL + CLEARANCE
-    gives_way = (x > 0) | ((x == 0) & (y > 0))
-    level = jnp.abs(z) < CONFLICT_VERTICAL + climb
-    meets = []
-    for ahead, beside in ((-y, x), (y, x), (-x, y), (x, y)):
-        after_one, after_two = (jnp.maximum(ahead - moves * cell, 0.0) for moves in (1, 2))
-        flies_at = after_two**2 + beside**2 < near**2
-        no_room = gives_way & (after_one**2 + beside**2 < (near + cell) ** 2)
-        meets.append(level & (ahead > 0) & (flies_at | no_room))
-    around = x**2 + y**2 < jnp.where(gives_way, near + cell, near) ** 2
-    for ahead in (z, -z):
-        meets.append(around & (ahead > 0) & (ahead < CONFLICT_VERTICAL + 2 * climb))
-    clear = ~jnp.any(jnp.stack(meets, axis=1), axis=2)
-    return jnp.pad(clear, ((0, 0), (0, 1)), constant_values=True)
+    offset = position[None, :, :] - position[:, None, :]
+    way = config.foresight * displacements(config)[last_action]
+    end = offset + jnp.where(jnp.eye(position.shape[0], dtype=bool)[..., None], 0.0, way)
+    room = (near + config.cell_size, CONFLICT_VERTICAL + config.climb)
+    meets = _flies_at(offset, offset, *room, config)
+    meets |= _flies_at(
+        jnp.minimum(offset, end), jnp.maximum(offset, end), near, CONFLICT_VERTICAL, config
+    )
+    return jnp.pad(~jnp.any(meets, axis=2), ((0, 0), (0, 1)), constant_values=True)
 
 
-def available_actions(obstructed: jax.Array, strike: jax.Array, clear: jax.Array) -> jax.Array:
+def _flies_at(
+    low: jax.Array, high: jax.Array, horizontal: float, vertical: float, config: EnvConfig
+) -> jax.Array:
+    """Whether a move and its repeats lead towards boxes and closer to them than so many metres,
+    [N, moves, N]; the boxes' corners [N, N, 3] are offsets from each drone."""
+    gap = jnp.maximum(jnp.maximum(low, -high), 0.0)
+    moves = 1 + config.foresight
+    found = []
+    for axis, sign in ((1, -1), (1, 1), (0, -1), (0, 1), (2, 1), (2, -1)):  # as ACTIONS
+        first, last = (low, high) if sign > 0 else (-high, -low)
+        length = moves * (config.climb if axis == 2 else config.cell_size)
+        left = jnp.maximum(first[..., axis] - length, 0.0)
+        x, y, z = (left if axis == other else gap[..., other] for other in range(3))
+        close = (x**2 + y**2 < horizontal**2) & (z < vertical)
+        found.append((last[..., axis] > 0) & close)
+    return jnp.stack(found, axis=1)
+
+
+def available_actions(obstructed: jax.Array, repeats: jax.Array, clear: jax.Array) -> jax.Array:
     """Actions [N, A] that a drone may choose.
 
-    Those that nothing obstructs, that keep clear of teammates, and that a late command would not
-    lead into an obstacle; that last only where it leaves a heading.
+    Those that nothing obstructs, that keep clear of teammates, and that may be repeated as often
+    as any heading among them.
 
     Args:
       obstructed: [N, A], from `obstructed_actions`.
-      strike: [N, A], from `strikes_later`.
+      repeats: [N, A], from `safe_repeats`.
       clear: [N, A], from `collision_free_actions`.
     """
     free = (obstructed == FREE) & clear
-    safe = free & ~strike
-    left = jnp.any(safe[:, :HEADINGS], axis=1, keepdims=True)
-    return jnp.where(left, safe, free)
+    most = jnp.max(jnp.where(free, repeats, -1)[:, :HEADINGS], axis=1, keepdims=True)
+    return free & (repeats >= most)
 
 
 def draw_disturbances(key: jax.Array, drones: int) -> tuple[jax.Array, jax.Array]:

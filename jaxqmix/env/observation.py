@@ -19,7 +19,7 @@ from jaxqmix.env.dynamics import (
     available_actions,
     collision_free_actions,
     displacements,
-    strikes_later,
+    safe_repeats,
 )
 from jaxqmix.env.mission import coverage
 from jaxqmix.env.sensing import (
@@ -156,11 +156,11 @@ def observe(state: State, params: EnvParams, noise: jax.Array, config: EnvConfig
     """
     true_cell = state.position[:, 1::-1] / config.cell_size
     observed = materialise(state.position + params.sensor_noise * noise)
-    strike = strikes_later(state.city, state.position, config)
-    clear = (
-        collision_free_actions(state.position, config) if config.right_of_way else jnp.bool_(True)
-    )
-    available = available_actions(state.obstruction, strike, clear)
+    repeats, strike = safe_repeats(state.city, state.position, config)
+    clear = jnp.bool_(True)
+    if config.right_of_way:
+        clear = collision_free_actions(state.position, state.last_action, config)
+    available = available_actions(state.obstruction, repeats, clear)
     own = jax.vmap(own_features, (0, 0, 0, 0, 0, None, None, None))(
         state.position, observed, state.last_action, state.link, available, state, params, config,
     )  # fmt: skip

@@ -4,8 +4,7 @@ Turned or mirrored, a swarm's world is another world of the same kind: the agent
 numbers in other places, some with the other sign, and head elsewhere. A policy may therefore see
 the world from all these sides and act on what it makes of all of them.
 
-Two things do not turn with the world: of two drones the eastern one has the right of way, and
-coarse blocks begin in the north-western corner.
+One thing does not turn with the world: coarse blocks begin in the north-western corner.
 """
 
 from __future__ import annotations

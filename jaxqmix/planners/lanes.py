@@ -13,6 +13,7 @@ from jaxqmix.planners.pursuit import (
     FRESH,
     PursuitState,
     argmin_cell,
+    berth,
     cells_to_see,
     goal_place,
     goal_radius,
@@ -212,11 +213,12 @@ def along_lane(
 
 
 def near_cylinder(state: State, place: jax.Array, config: EnvConfig) -> jax.Array:
-    """Whether places [N, 2] lie in or within a cell of a no-fly cylinder that reaches above the
-    drone."""
+    """Whether places [N, 2] lie in a no-fly cylinder that reaches above the drone, or within its
+    `berth` and half a cell."""
+    margin = berth(config) + config.cell_size / 2
     inside = jnp.zeros(place.shape[0], bool)
     for cylinder in state.city.no_fly:
         offset = place - cylinder[:2]
-        near = jnp.sum(offset**2, axis=-1) < (cylinder[2] + config.cell_size) ** 2
+        near = jnp.sum(offset**2, axis=-1) < (cylinder[2] + margin) ** 2
         inside |= near & (state.position[:, 2] < cylinder[3])
     return inside

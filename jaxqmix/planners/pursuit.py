@@ -202,6 +202,12 @@ def newly_seen(state: State, ends: jax.Array, radius: jax.Array, config: EnvConf
     return jax.vmap(jax.vmap(count))(ends) * (config.cell_size / (2 * radius))
 
 
+def berth(config: EnvConfig) -> float:
+    """Distance from no-fly cylinders at which a drone may fly around them, metres: nearer ones are
+    reached by moves that late commands would repeat into the zone."""
+    return (max(config.zone_foresight, 1) - 0.5) * config.cell_size
+
+
 def out_of_cylinders(
     city: City, place: jax.Array, altitude: jax.Array, config: EnvConfig
 ) -> jax.Array:
@@ -210,8 +216,9 @@ def out_of_cylinders(
     for cylinder in city.no_fly:
         offset = place - cylinder[:2]
         distance = jnp.maximum(jnp.hypot(offset[..., 0], offset[..., 1]), 1e-3)[..., None]
-        rim = cylinder[:2] + offset / distance * (cylinder[2] + config.cell_size / 2)
-        inside = distance < cylinder[2] + config.cell_size / 2
+        radius = cylinder[2] + berth(config)
+        rim = cylinder[:2] + offset / distance * radius
+        inside = distance < radius
         place = jnp.where(inside & (altitude < cylinder[3]), rim, place)
     return place
 
@@ -230,7 +237,7 @@ def way_length(start: jax.Array, end: jax.Array, state: State, config: EnvConfig
     straight = jnp.hypot(start[..., 0] - end[..., 0], start[..., 1] - end[..., 1])
     length = straight
     for cylinder in state.city.no_fly:
-        radius = cylinder[2] + config.cell_size / 2
+        radius = cylinder[2] + berth(config)
         a, b = start - cylinder[:2], end - cylinder[:2]
         from_start = jnp.maximum(jnp.hypot(a[..., 0], a[..., 1]), radius)
         from_end = jnp.maximum(jnp.hypot(b[..., 0], b[..., 1]), radius)
