@@ -609,7 +609,8 @@ def training_report(metrics: Metrics, step: int, config: RunConfig, speed: float
     for name in MEANS:
         report[name] = float(metrics.learner[name] / metrics.iterations)
     report["epsilon"] = float(metrics.epsilon)
-    for name in (*METRICS, "length"):
+    known = {name: place for place, name in enumerate(METRICS)}
+    for name in sorted(metrics.episodes.keys() - {"episodes"}, key=lambda n: (known.get(n, 99), n)):
         report[name] = float(metrics.episodes[name]) / ended if ended else None
     return report
 

@@ -29,11 +29,15 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
     return documented(jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls)))
 
 
-# Actions, in the order of the action axis A.
+# The actions, in the order of the action axis A. All that depends on them follows from these four.
 NORTH, SOUTH, WEST, EAST, ASCEND, DESCEND, HOVER = range(7)
 HEADINGS = 4
 """The first so many actions are the horizontal moves."""
 ACTIONS = ("north", "south", "west", "east", "ascend", "descend", "hover")
+DIRECTIONS = np.array(
+    [(0, -1, 0), (0, 1, 0), (-1, 0, 0), (1, 0, 0), (0, 0, 1), (0, 0, -1), (0, 0, 0)]
+)
+"""What each action [A, 3] adds to x, y (cells) and altitude (climbs); y grows to the south."""
 
 # What stands in the way of a move, as coded in `State.obstruction`.
 FREE, BUILDING, NO_FLY, BORDER = range(4)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxqmix.config import EnvConfig, RewardConfig
 from jaxqmix.env import reward
+from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.types import EAST, HOVER, Events, RewardWeights
 
 CONFIG = EnvConfig(drones=4, horizon=50)
@@ -22,22 +24,28 @@ def events(executed=(HOVER,) * 4, conflict=NOBODY, hit=NOBODY, violation=NOBODY,
     return Events(jnp.array(executed, jnp.int32), *flags)
 
 
-def team_reward(happened, weights, newly=0, growth=0, before=0.0, after=0.0, time=1):
-    """The reward of a step in a city of 200 coverable cells."""
-    values = {f.name: 0.0 for f in dataclasses.fields(RewardConfig)} | weights
-    return float(
-        reward.team_reward(
-            jnp.int32(newly),
-            jnp.int32(growth),
-            jnp.int32(200),
-            jnp.float32(before),
-            jnp.float32(after),
-            jnp.int32(time),
-            happened,
-            RewardWeights(**{name: jnp.float32(value) for name, value in values.items()}),
-            CONFIG,
-        )
+def transition(happened, newly=0, growth=0, before=0.0, after=0.0, time=1):
+    """A step in a city of 200 coverable cells."""
+    return reward.Transition(
+        before=None,
+        after=None,
+        events=happened,
+        newly_seen=jnp.int32(newly),
+        perimeter_change=jnp.int32(growth),
+        coverage_before=jnp.float32(before),
+        coverage=jnp.float32(after),
+        coverable=jnp.int32(200),
+        time=jnp.int32(time),
     )
+
+
+def team_reward(happened, weights, **values):
+    """The reward of such a step."""
+    weights = {f.name: 0.0 for f in dataclasses.fields(RewardConfig)} | weights
+    weights = RewardWeights(**{name: jnp.float32(value) for name, value in weights.items()})
+    total, parts = reward.team_reward(transition(happened, **values), weights, CONFIG)
+    assert float(parts.sum()) == pytest.approx(float(total))
+    return float(total)
 
 
 TERMS = {
@@ -93,7 +101,8 @@ def test_bonus_once():
     seen = np.array([100, 170, 179, 180, 190, 190, 200], np.float32)
     share = jnp.asarray(seen / 200)
     bonus = [
-        float(reward.bonus_term(share[i - 1], share[i], jnp.int32(i), CONFIG)) for i in range(1, 7)
+        float(reward.bonus_term(transition(events(), 0, 0, share[i - 1], share[i], i), CONFIG))
+        for i in range(1, 7)
     ]
     assert bonus == pytest.approx([0, 0, 1 - 3 / 50, 0, 0, 0])
 
@@ -101,7 +110,7 @@ def test_bonus_once():
 def test_earlier_completion_earns_more():
     """The bonus falls by one horizon's share per step and is nothing at the time limit."""
     bonus = [
-        float(reward.bonus_term(jnp.float32(0.1), jnp.float32(1.0), jnp.int32(t), CONFIG))
+        float(reward.bonus_term(transition(events(), 0, 0, 0.1, 1.0, t), CONFIG))
         for t in (1, 25, 50)
     ]
     assert bonus == pytest.approx([0.98, 0.5, 0.0])
@@ -111,3 +120,26 @@ def test_an_episode_of_one_mistake_costs_its_weight():
     """Every drone in conflict in every step costs the whole weight."""
     step = team_reward(events(conflict=(True,) * 4), {"conflict": 20.0})
     assert step * CONFIG.horizon == pytest.approx(-20)
+
+
+def test_the_table_names_every_weight():
+    assert [term.name for term in reward.TERMS] == list(TERMS)
+    assert set(TERMS) == {f.name for f in dataclasses.fields(RewardConfig)}
+
+
+def test_an_own_term_is_one_line():
+    """A term with a weight of its own, beside the world's."""
+
+    def height(step, config):
+        return step.after.position[:, 2].mean() / config.max_altitude
+
+    config = EnvConfig(drones=2, city_width=400.0, city_length=400.0, horizon=9)
+    env = UrbanGrid(config, terms=(*reward.TERMS, reward.Term("height", height, -1, 0.5)))
+    params = env.draw_params(jax.random.key(0))
+    state, _ = env.reset(jax.random.key(1), params)
+    after, timestep = env.step(jax.random.key(2), state, jnp.full(2, HOVER), params)
+    plain = UrbanGrid(config).step(jax.random.key(2), state, jnp.full(2, HOVER), params)[1].reward
+    cost = 0.5 * after.position[:, 2].mean() / config.max_altitude
+    assert float(timestep.reward) == pytest.approx(float(plain - cost), abs=1e-6)
+    assert float(timestep.metrics["reward_terms"][-1]) == pytest.approx(-float(cost), rel=1e-6)
+    assert env.mission.names[-1] == "reward_height"

@@ -59,17 +59,20 @@ def test_an_episode_is_counted_by_hand():
     def step(coverage, conflict=none, hit=none, violation=none):
         flags = (jnp.array(flag) for flag in (conflict, hit, violation, none))
         events, goes_on = Events(jnp.full(2, HOVER), *flags), jnp.bool_(False)
-        metrics = {"coverage": jnp.float32(coverage), **vars(events)}
+        terms = jnp.array([0.5, 0, -0.125, 0, 0, 0, -0.125])
+        metrics = {"coverage": jnp.float32(coverage), "reward_terms": terms, **vars(events)}
         return Timestep(None, jnp.float32(0.25), goes_on, goes_on, metrics)
 
     one = (False, True)
     statistics = init_statistics(step(0.2), config)
     for timestep in (step(0.5, hit=one), step(0.9, conflict=one), step(0.96, violation=one)):
-        statistics = update_statistics(statistics, timestep, jnp.float32(0.125), config)
+        statistics = update_statistics(statistics, timestep, config)
     found = {name: float(value) for name, value in episode_metrics(statistics, config).items()}
     assert found == pytest.approx({
         "collision_rate": 2 / 6, "collided_drones": 0.5, "violation_rate": 1 / 6,
         "coverage": 0.96, "return": 0.75, "mission_reward": 1.125, "t90": 2, "mission_success": 1,
+        "reward_area": 1.5, "reward_bonus": 0, "reward_perimeter": -0.375, "reward_conflict": 0,
+        "reward_building_hit": 0, "reward_violation": 0, "reward_energy": -0.375,
     })  # fmt: skip
 
 
@@ -97,7 +100,8 @@ def test_quotient_with_the_limit_is_of_means():
 )
 def test_a_mission_that_ends_earlier_succeeds_earlier(target, coverage, success, city_block):
     config = dataclasses.replace(city_block, coverage_target=target)
-    reset = Timestep(None, None, None, None, {"coverage": jnp.float32(coverage)})
+    metrics = {"coverage": jnp.float32(coverage), "reward_terms": jnp.zeros(7)}
+    reset = Timestep(None, None, None, None, metrics)
     found = episode_metrics(init_statistics(reset, config), config)["mission_success"]
     assert found == success
 

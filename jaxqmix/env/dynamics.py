@@ -13,6 +13,7 @@ from jaxqmix.types import (
     BUILDING,
     DELAYED,
     DESCEND,
+    DIRECTIONS,
     FREE,
     HEADINGS,
     HOVER,
@@ -36,17 +37,7 @@ WIND_DRIFT = 0.05
 
 def displacements(config: EnvConfig) -> jax.Array:
     """Metres [A, 3] along x, y and altitude that each action moves a drone."""
-    cell, climb = config.cell_size, config.climb
-    moves = {
-        "north": (0.0, -cell, 0.0),
-        "south": (0.0, cell, 0.0),
-        "west": (-cell, 0.0, 0.0),
-        "east": (cell, 0.0, 0.0),
-        "ascend": (0.0, 0.0, climb),
-        "descend": (0.0, 0.0, -climb),
-        "hover": (0.0, 0.0, 0.0),
-    }
-    return jnp.array([moves[action] for action in ACTIONS], jnp.float32)
+    return jnp.asarray(DIRECTIONS * (config.cell_size, config.cell_size, config.climb), jnp.float32)
 
 
 def obstruction(city: City, position: jax.Array, config: EnvConfig) -> jax.Array:

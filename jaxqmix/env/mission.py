@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from jaxqmix.city import footprint_radius
 from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig
-from jaxqmix.env.reward import perimeter_term
-from jaxqmix.types import EnvParams, RewardWeights, State, Timestep, pytree_dataclass
+from jaxqmix.env.reward import TERMS, Term
+from jaxqmix.types import EnvParams, State, Timestep, pytree_dataclass
 
 MISSION_SUCCESS = 0.95
 """Coverage that makes a mission a success, unless it ends earlier."""
@@ -25,7 +25,7 @@ METRICS = (
     "t90",
     "mission_success",
 )
-"""Names of `episode_metrics`."""
+"""Names of `episode_metrics`, less those of the reward's terms."""
 EVALUATED = (*METRICS, "limit")
 """What an evaluation tells of each episode: its metrics, and `fewest_steps` from its start."""
 
@@ -41,7 +41,7 @@ class EpisodeStatistics:
     violations: jax.Array  # [] int32, drone steps against a no-fly zone
     coverage: jax.Array  # [] float32
     t90: jax.Array  # [] int32, steps until 90 % coverage; the horizon until then
-    perimeter_cost: jax.Array  # [] float32, what the perimeter took off the reward
+    reward_terms: jax.Array  # [terms] float32, what each added to the reward
 
 
 def coverage(state: State) -> jax.Array:
@@ -60,20 +60,12 @@ def init_statistics(timestep: Timestep, config: EnvConfig) -> EpisodeStatistics:
         violations=jnp.int32(0),
         coverage=covered,
         t90=jnp.where(covered >= COVERAGE_SUCCESS, 0, jnp.int32(config.horizon)),
-        perimeter_cost=jnp.float32(0),
+        reward_terms=jnp.zeros_like(timestep.metrics["reward_terms"]),
     )
 
 
-def perimeter_cost(
-    before: State, after: State, weights: RewardWeights, config: EnvConfig
-) -> jax.Array:
-    """What the perimeter takes off the reward of one step (see `urban_grid.step`), float32 []."""
-    growth = after.perimeter - jnp.where(before.time == 0, 0, before.perimeter)
-    return weights.perimeter * perimeter_term(growth, after.city.coverable, config)
-
-
 def update_statistics(
-    statistics: EpisodeStatistics, timestep: Timestep, perimeter_cost: jax.Array, config: EnvConfig
+    statistics: EpisodeStatistics, timestep: Timestep, config: EnvConfig
 ) -> EpisodeStatistics:
     """Adds one step of one swarm."""
     flown = timestep.metrics
@@ -88,16 +80,20 @@ def update_statistics(
         violations=statistics.violations + jnp.sum(flown["violation"], dtype=jnp.int32),
         coverage=flown["coverage"],
         t90=jnp.where(first, length, statistics.t90),
-        perimeter_cost=statistics.perimeter_cost + perimeter_cost,
+        reward_terms=statistics.reward_terms + flown["reward_terms"],
     )
 
 
-def episode_metrics(statistics: EpisodeStatistics, config: EnvConfig) -> dict[str, jax.Array]:
-    """The metrics of one episode, each a float32 scalar.
+def episode_metrics(
+    statistics: EpisodeStatistics, config: EnvConfig, terms: tuple[Term, ...] = TERMS
+) -> dict[str, jax.Array]:
+    """The metrics of one episode, each a float32 scalar, with `reward_area` and so on for what each
+    term added to the return.
 
     `mission_reward` is the return without the perimeter's cost: area, bonus and penalties. A
     mission succeeds at 95 % coverage, or at its `coverage_target` where that is less.
     """
+    added = {term.name: statistics.reward_terms[place] for place, term in enumerate(terms)}
     enough = min(MISSION_SUCCESS, config.coverage_target)
     drone_steps = jnp.maximum(statistics.length * config.drones, 1)
     return {
@@ -106,9 +102,10 @@ def episode_metrics(statistics: EpisodeStatistics, config: EnvConfig) -> dict[st
         "violation_rate": statistics.violations / drone_steps,
         "coverage": statistics.coverage,
         "return": statistics.total_reward,
-        "mission_reward": statistics.total_reward + statistics.perimeter_cost,
+        "mission_reward": statistics.total_reward - added.get("perimeter", 0.0),
         "t90": statistics.t90.astype(jnp.float32),
         "mission_success": (statistics.coverage >= enough).astype(jnp.float32),
+        **{f"reward_{name}": value for name, value in added.items()},
     }
 
 
@@ -153,8 +150,13 @@ class CoverageMission:
     """
 
     config: EnvConfig
-    names = METRICS
+    terms: tuple[Term, ...] = TERMS
     progress = "coverage"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of `metrics`."""
+        return (*METRICS, *(f"reward_{term.name}" for term in self.terms))
 
     def complete(self, state: State) -> jax.Array:
         """Whether the mission is complete, bool []."""
@@ -173,12 +175,11 @@ class CoverageMission:
         params: EnvParams,
     ) -> EpisodeStatistics:
         """Counts one step."""
-        cost = perimeter_cost(before, after, params.reward, self.config)
-        return update_statistics(statistics, timestep, cost, self.config)
+        return update_statistics(statistics, timestep, self.config)
 
     def metrics(self, statistics: EpisodeStatistics) -> dict[str, jax.Array]:
         """See `episode_metrics`."""
-        return episode_metrics(statistics, self.config)
+        return episode_metrics(statistics, self.config, self.terms)
 
     def bounds(self, state: State, params: EnvParams) -> dict[str, jax.Array]:
         """The `limit` that `fewest_steps` gives from the start."""

@@ -1,101 +1,119 @@
-"""The team reward: one function per term, composed by the weights in `EnvParams`.
+"""The team reward: a table of terms, each with a function, a sign and a weight.
 
-Every term is what it measures, without sign or weight. Conflicts, hits, violations and moves are
-means over drones and the horizon, so that an episode full of one mistake costs its whole weight.
+A term is what it measures, without sign or weight. Conflicts, hits, violations and moves are means
+over drones and the horizon, so that an episode full of one mistake costs its whole weight.
 """
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxqmix.config import COVERAGE_SUCCESS, FOOTPRINT_RADIUS, EnvConfig
-from jaxqmix.types import HOVER, Events, RewardWeights
+from jaxqmix.types import HOVER, Events, RewardWeights, pytree_dataclass
 
 
-def area_term(newly_seen: jax.Array, coverable: jax.Array) -> jax.Array:
+@pytree_dataclass
+class Transition:
+    """What a term may look at: one step of one swarm."""
+
+    before: Any  # the `State` before the step
+    after: Any  # and after it
+    events: Events
+    newly_seen: jax.Array  # [] int32, cells credited in this step
+    perimeter_change: jax.Array  # [] int32, of the unseen area, in cell sides; all of it at first
+    coverage_before: jax.Array  # [] float32
+    coverage: jax.Array  # [] float32
+    coverable: jax.Array  # [] int32, cells of the city
+    time: jax.Array  # [] int32, env steps flown after it
+
+
+def area_term(step: Transition, config: EnvConfig) -> jax.Array:
     """Newly seen cells as a share of the coverable ones; sums to 1 over a perfect episode."""
-    return newly_seen / jnp.maximum(coverable, 1)
+    return step.newly_seen / jnp.maximum(step.coverable, 1)
 
 
-def bonus_term(
-    coverage_before: jax.Array, coverage: jax.Array, time: jax.Array, config: EnvConfig
-) -> jax.Array:
+def bonus_term(step: Transition, config: EnvConfig) -> jax.Array:
     """Share of the time left, in the one step that first reaches 90 % coverage."""
-    reached = (coverage_before < COVERAGE_SUCCESS) & (coverage >= COVERAGE_SUCCESS)
-    return jnp.where(reached, 1.0 - time / config.horizon, 0.0)
+    reached = (step.coverage_before < COVERAGE_SUCCESS) & (step.coverage >= COVERAGE_SUCCESS)
+    return jnp.where(reached, 1.0 - step.time / config.horizon, 0.0)
 
 
-def perimeter_term(growth: jax.Array, coverable: jax.Array, config: EnvConfig) -> jax.Array:
+def perimeter_term(step: Transition, config: EnvConfig) -> jax.Array:
     """By how much the unseen area's perimeter grew, times the radius of a footprint at the ground,
     as a share of the coverable area; sums to 0 over a perfect episode.
 
     A step that leaves a gap behind pays for it at once, and the step that closes it is paid back:
     the total variation reward of Jonnarth, Zhao and Felsberg, "Learning Coverage Paths in Unknown
     Environments with Deep Reinforcement Learning" (ICML 2024).
-
-    Args:
-      growth: [], in cell sides; all of the perimeter in the first step of an episode.
-      coverable: [], coverable cells of the city.
-      config: static sizes.
     """
-    return growth * (FOOTPRINT_RADIUS / config.cell_size) / jnp.maximum(coverable, 1)
+    radius = FOOTPRINT_RADIUS / config.cell_size
+    return step.perimeter_change * radius / jnp.maximum(step.coverable, 1)
 
 
-def conflict_term(events: Events, config: EnvConfig) -> jax.Array:
+def conflict_term(step: Transition, config: EnvConfig) -> jax.Array:
     """Drones in conflict, as a share of the episode's drone steps."""
-    return _share(events.conflict, config)
+    return share_of_drone_steps(step.events.conflict, config)
 
 
-def building_hit_term(events: Events, config: EnvConfig) -> jax.Array:
+def building_hit_term(step: Transition, config: EnvConfig) -> jax.Array:
     """Drones that strike a building, as a share of the episode's drone steps."""
-    return _share(events.building_hit, config)
+    return share_of_drone_steps(step.events.building_hit, config)
 
 
-def violation_term(events: Events, config: EnvConfig) -> jax.Array:
+def violation_term(step: Transition, config: EnvConfig) -> jax.Array:
     """Drones that try to enter a no-fly zone, as a share of the episode's drone steps."""
-    return _share(events.violation, config)
+    return share_of_drone_steps(step.events.violation, config)
 
 
-def energy_term(events: Events, config: EnvConfig) -> jax.Array:
+def energy_term(step: Transition, config: EnvConfig) -> jax.Array:
     """Drones that move, as a share of the episode's drone steps."""
-    return _share(events.executed != HOVER, config)
+    return share_of_drone_steps(step.events.executed != HOVER, config)
 
 
-def _share(flags: jax.Array, config: EnvConfig) -> jax.Array:
+def share_of_drone_steps(flags: jax.Array, config: EnvConfig) -> jax.Array:
+    """How many of the drones [N] are flagged, over the drone steps of a whole episode."""
     return jnp.sum(flags, dtype=jnp.float32) / (config.drones * config.horizon)
 
 
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One term of the reward."""
+
+    name: str
+    measure: Callable[[Transition, EnvConfig], jax.Array]
+    """From a step of one swarm to a float32 scalar."""
+    sign: int
+    """1 for a gain, -1 for a cost."""
+    weight: float | None = None
+    """None: the one of this name in `RewardWeights`, which is drawn with the world."""
+
+
+TERMS = (
+    Term("area", area_term, 1),
+    Term("bonus", bonus_term, 1),
+    Term("perimeter", perimeter_term, -1),
+    Term("conflict", conflict_term, -1),
+    Term("building_hit", building_hit_term, -1),
+    Term("violation", violation_term, -1),
+    Term("energy", energy_term, -1),
+)
+"""The terms of `UrbanGrid`; it takes others too: `UrbanGrid(..., terms=(*TERMS, Term(...)))`."""
+
+
 def team_reward(
-    newly_seen: jax.Array,
-    growth: jax.Array,
-    coverable: jax.Array,
-    coverage_before: jax.Array,
-    coverage: jax.Array,
-    time: jax.Array,
-    events: Events,
+    step: Transition,
     weights: RewardWeights,
     config: EnvConfig,
-) -> jax.Array:
-    """The weighted sum of all terms, a float32 scalar.
-
-    Args:
-      newly_seen: [], cells credited in this step.
-      growth: [], of the unseen area's perimeter in this step, in cell sides.
-      coverable: [], coverable cells of the city.
-      coverage_before: [], coverage before the step.
-      coverage: [], coverage after it.
-      time: [], env steps flown after it.
-      events: what happened to each drone.
-      weights: one weight per term.
-      config: static sizes.
-    """
-    return (
-        weights.area * area_term(newly_seen, coverable)
-        + weights.bonus * bonus_term(coverage_before, coverage, time, config)
-        - weights.perimeter * perimeter_term(growth, coverable, config)
-        - weights.conflict * conflict_term(events, config)
-        - weights.building_hit * building_hit_term(events, config)
-        - weights.violation * violation_term(events, config)
-        - weights.energy * energy_term(events, config)
-    )
+    terms: tuple[Term, ...] = TERMS,
+) -> tuple[jax.Array, jax.Array]:
+    """The reward of a step, a float32 scalar, and what each term adds to it, float32 [terms]."""
+    parts = []
+    for term in terms:
+        weight = getattr(weights, term.name) if term.weight is None else term.weight
+        parts.append(term.sign * (weight * term.measure(step, config)))
+    return sum(parts[1:], parts[0]), jnp.stack(parts)

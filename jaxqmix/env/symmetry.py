@@ -15,10 +15,10 @@ import numpy as np
 
 from jaxqmix.config import EnvConfig
 from jaxqmix.env.observation import LOOKAHEAD_MOVES, agent_features, groups, seen_features
-from jaxqmix.types import ACTIONS, HEADINGS, Symmetries
+from jaxqmix.types import ACTIONS, DIRECTIONS, HEADINGS, Symmetries
 
-COMPASS = np.array([(0, -1), (0, 1), (-1, 0), (1, 0)])
-"""Directions x, y of the headings north, south, west and east; y grows to the south."""
+COMPASS = DIRECTIONS[:HEADINGS, :2]
+"""Directions x, y of the headings."""
 TURN = np.array([(0, -1), (1, 0)])
 """A quarter turn, from north to east."""
 MIRROR = np.array([(-1, 0), (0, 1)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import chex
 import jax
@@ -18,6 +17,7 @@ from jaxqmix.env.base import Environment
 from jaxqmix.env.mission import CoverageMission, coverage
 from jaxqmix.env.observation import agent_features, observe
 from jaxqmix.env.recording import FlightRecorder
+from jaxqmix.env.reward import TERMS, Term
 from jaxqmix.env.symmetry import symmetries
 from jaxqmix.maps import load_cities
 from jaxqmix.types import (
@@ -71,7 +71,11 @@ def draw_params(key: jax.Array, domain: DomainConfig) -> EnvParams:
 
 
 def reset(
-    key: jax.Array, params: EnvParams, config: EnvConfig, city: City | None = None
+    key: jax.Array,
+    params: EnvParams,
+    config: EnvConfig,
+    city: City | None = None,
+    terms: tuple[Term, ...] = TERMS,
 ) -> tuple[State, Timestep]:
     """Starts an episode.
 
@@ -80,6 +84,7 @@ def reset(
       params: the swarm's world.
       config: static sizes.
       city: flies over this city instead of a generated one.
+      terms: of the reward.
 
     Returns:
       The state, and a timestep with reward 0. What is seen from the starts is credited in the
@@ -114,7 +119,11 @@ def reset(
         reward=jnp.float32(0),
         terminated=jnp.bool_(False),
         truncated=jnp.bool_(False),
-        metrics={"coverage": coverage(state), **vars(Events(hover, still, still, still, still))},
+        metrics={
+            "coverage": coverage(state),
+            "reward_terms": jnp.zeros(len(terms), jnp.float32),
+            **vars(Events(hover, still, still, still, still)),
+        },
     )
     return state, timestep
 
@@ -158,6 +167,7 @@ def step(
     params: EnvParams,
     config: EnvConfig,
     mission: CoverageMission | None = None,
+    terms: tuple[Term, ...] = TERMS,
 ) -> tuple[State, Timestep]:
     """Flies one env step.
 
@@ -168,6 +178,7 @@ def step(
       params: the swarm's world.
       config: static sizes.
       mission: says when the episode is complete; by default at `config.coverage_target`.
+      terms: of the reward.
 
     Returns:
       The next state and its timestep. Stepping on after the end of an episode is defined and
@@ -193,7 +204,7 @@ def step(
     # The first step is credited with what was seen from the starts too.
     seen, perimeter = jnp.where(state.time == 0, 0, jnp.stack([state.seen, state.perimeter]))
     before = seen / jnp.maximum(state.city.coverable, 1)
-    state = replace(
+    after = replace(
         state,
         unseen=unseen,
         position=position,
@@ -204,27 +215,28 @@ def step(
         seen=state.seen + newly,
         perimeter=state.perimeter + growth,
     )
-    after = coverage(state)
-    terminated = (mission or CoverageMission(config)).complete(state)
-    team_reward = reward.team_reward(
-        state.seen - seen,
-        state.perimeter - perimeter,
-        state.city.coverable,
-        before,
-        after,
-        state.time,
-        events,
-        params.reward,
-        config,
+    covered = coverage(after)
+    terminated = (mission or CoverageMission(config)).complete(after)
+    step = reward.Transition(
+        before=state,
+        after=after,
+        events=events,
+        newly_seen=after.seen - seen,
+        perimeter_change=after.perimeter - perimeter,
+        coverage_before=before,
+        coverage=covered,
+        coverable=state.city.coverable,
+        time=after.time,
     )
+    team_reward, parts = reward.team_reward(step, params.reward, config, terms)
     timestep = Timestep(
-        observation=observe(state, params, air[:, 2:], config),
+        observation=observe(after, params, air[:, 2:], config),
         reward=team_reward,
         terminated=terminated,
-        truncated=(state.time >= config.horizon) & ~terminated,
-        metrics={"coverage": after, **vars(events)},
+        truncated=(after.time >= config.horizon) & ~terminated,
+        metrics={"coverage": covered, "reward_terms": parts, **vars(events)},
     )
-    return state, timestep
+    return after, timestep
 
 
 def draw_city(key: jax.Array, cities: City) -> City:
@@ -243,7 +255,8 @@ class UrbanGrid(Environment):
     # stands for them in comparisons; None generates cities.
     cities: City | None = dataclasses.field(default=None, compare=False, repr=False)
     # When an episode is complete and what is counted of it: made of the config.
-    mission_type: Callable[[EnvConfig], CoverageMission] = CoverageMission
+    mission_type: type[CoverageMission] = CoverageMission
+    terms: tuple[Term, ...] = TERMS  # of the reward
 
     constants = ("city",)
 
@@ -275,7 +288,7 @@ class UrbanGrid(Environment):
     @property
     def mission(self) -> CoverageMission:
         """When an episode is complete, and what is counted of it."""
-        return self.mission_type(self.config)
+        return self.mission_type(self.config, self.terms)
 
     @property
     def recorder(self) -> FlightRecorder:
@@ -309,7 +322,7 @@ class UrbanGrid(Environment):
         if self.cities is not None:
             key, city_key = jax.random.split(key)
             city = draw_city(city_key, self.cities)
-        return reset(key, params, self.config, city)
+        return reset(key, params, self.config, city, self.terms)
 
     def step(
         self, key: jax.Array, state: State, actions: jax.Array, params: EnvParams
@@ -325,10 +338,11 @@ class UrbanGrid(Environment):
 
         Returns:
           The next state, and its timestep: reward [], terminated [] and truncated [] bool, metrics
-          (coverage [] from 0 to 1, and the fields of `Events`), and what `reset` gives.
-          Stepping on after the end of an episode is defined and harmless; callers mask it.
+          (coverage [] from 0 to 1, what each term added to the reward, the fields of `Events`), and
+          what `reset` gives. Stepping on after the end of an episode is defined and harmless;
+          callers mask it.
         """
-        return step(key, state, actions, params, self.config, self.mission)
+        return step(key, state, actions, params, self.config, self.mission, self.terms)
 
 
 def mission_env(config: RunConfig) -> UrbanGrid:
