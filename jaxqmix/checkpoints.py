@@ -353,7 +353,6 @@ def read_state(run: Path, trainer: Resumable, until: int | None = None) -> tuple
     def read(folder: Path) -> Any:
         about = read_about(folder)
         check_settings(run, about["config"], to_dict(trainer.config))
-        warn_of_foresight(run, about["added"])
         check_devices(run, about.get("devices"), trainer)
         return _read(folder, "state", about, shape)
 
@@ -481,8 +480,7 @@ def _read(folder: Path, name: str, about: dict[str, Any], shape: Any) -> Any:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself, with the defaults of settings that it does not know; those
-    of the world are named in `added`.
+    """What a checkpoint says of itself, with the defaults of settings that it does not know.
 
     Raises:
       CheckpointError: when it is of another version, for example has settings not known here.
@@ -501,9 +499,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     if str(about["step"]) != folder.name:
         raise DamageError(f"its description says step {about['step']}")
     try:
-        config = to_dict(from_dict(about["config"]))
-        added = [name for name in config["env"] if name not in about["config"].get("env", {})]
-        return about | {"config": config, "added": added}
+        return about | {"config": to_dict(from_dict(about["config"]))}
     except ConfigError as error:
         raise CheckpointError(f"{version}{error}") from None
 
@@ -526,16 +522,6 @@ def check_settings(run: Path, saved: dict[str, Any], asked: dict[str, Any]) -> N
                     f"{section}.{name} = {value} is not allowed: {run} was trained with {before}, "
                     "and --resume continues a run unchanged"
                 )
-
-
-def warn_of_foresight(run: Path, added: Sequence[str]) -> None:
-    """Warns where a run was begun when moves foresaw one late command: that rule is gone."""
-    if "foresight" in added:
-        warnings.warn(
-            f"{run} was begun before env.foresight existed, and goes on with it: not bit for bit "
-            "as it would have then",
-            stacklevel=2,
-        )
 
 
 def check_devices(run: Path, before: int | None, trainer: Resumable) -> None:

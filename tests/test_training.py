@@ -574,19 +574,6 @@ def test_a_setting_that_a_checkpoint_does_not_know_has_its_default(of_another_ve
     assert state_of(run, TINY)[0] == 12
 
 
-def test_a_run_from_before_foresight_flies_with_it_and_says_so_when_it_goes_on(
-    of_another_version, recwarn
-):
-    run, change = of_another_version
-    state_of(run, TINY)
-    assert not recwarn
-    change(lambda config: [config["env"].pop(name) for name in ("foresight", "zone_foresight")])
-    assert jaxqmix.load_policy(run).config == TINY
-    assert not recwarn
-    with pytest.warns(UserWarning, match=r"begun before env\.foresight .* not bit for bit"):
-        assert state_of(run, TINY)[0] == 12
-
-
 @pytest.mark.parametrize("existed", [True, False])
 def test_a_run_that_a_board_refuses_leaves_the_folder_as_it_was(existed, tmp_path, monkeypatch):
     def refuse(*_):
