@@ -37,6 +37,7 @@ def variants(base: RunConfig) -> dict[str, RunConfig]:
     """Every variant by name; the first is the preset itself."""
     table = {
         "as it is": base,
+        "qplex": with_settings(base, "learner", mixer="qplex"),
         "vdn": with_settings(base, "learner", mixer="vdn"),
         "iql": with_settings(base, "learner", mixer="iql"),
         "replay": with_settings(base, "training", mode="replay"),

@@ -548,7 +548,7 @@ def extreme_world(seed: int) -> dict[str, Any]:
         "env.neighbours": draw.choice([0, 99 if width < 2000 else 3]),
         "env.sensing": draw.choice(["footprint", "probabilistic"]),
         "learner.network": draw.choice(["mlp", "gru"]),
-        "learner.mixer": draw.choice(["qmix", "vdn", "iql"]),
+        "learner.mixer": draw.choice(["qmix", "qplex", "vdn", "iql"]),
         "training.mode": draw.choice(["online", "replay"]),
         "training.rollout": 1,
         "domain.visibility": draw.choice([0.05, 1.0]),

@@ -193,7 +193,7 @@ FIRST = (
     ("--domain.visibility LOW HIGH", "1 is clear air", "domain.visibility"),
     ("--training.swarms INT", "swarms side by side; more on a GPU", "training.swarms"),
     ("--learner.learning-rate X", "peak", "learner.learning_rate"),
-    ("--learner.mixer NAME", "qmix, vdn or iql", "learner.mixer"),
+    ("--learner.mixer NAME", "qmix, qplex, vdn or iql", "learner.mixer"),
     ("--city FILE", "fly over your own city, see jaxqmix city --help", "generated cities"),
     ("--wandb PROJECT", "also log to Weights & Biases", "off"),
 )

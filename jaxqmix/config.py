@@ -368,10 +368,10 @@ class LearnerConfig(Checked):
     """Width of the agent's layers."""
     layers: Annotated[int, Within(1, 100)] = 2
     """Number of hidden layers of the agent."""
-    mixer: Literal["qmix", "vdn", "iql"] = "qmix"
-    """How agent values become a team value."""
+    mixer: Literal["qmix", "qplex", "vdn", "iql"] = "qmix"
+    """How agent values become a team value; see `jaxqmix.learner.mixers`."""
     mixing_width: Annotated[int, Within(1, 2**16)] = 32
-    """Width of the QMIX mixing layer."""
+    """Width of the hidden layers of the mixers QMIX and QPLEX."""
     gamma: Annotated[float, SHARE] = 0.97
     """Discount per env step."""
     trace: Annotated[float, SHARE] = 0.7

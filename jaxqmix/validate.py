@@ -297,7 +297,8 @@ def check_shapes(parts: Parts) -> str:
     values, _ = jax.eval_shape(learner.agent, agent, observation.agents, shapes.hidden_state)
     expect_shape(values, (steps + 1, swarms, drones, env.actions), "the agent's output")
     chosen = jax.ShapeDtypeStruct(values.shape[:-1], values.dtype)
-    team = jax.eval_shape(learner.mixer, mixer, chosen, observation.state)
+    actions = jax.ShapeDtypeStruct(chosen.shape, shapes.actions.dtype)
+    team = jax.eval_shape(learner.mixer, mixer, chosen, chosen, actions, observation.state)
     expect_shape(team, (steps + 1, swarms, 1), "the mixer's output")
     targets = jax.eval_shape(
         lambda learned, batch: compute_targets(

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxqmix.config import LearnerConfig
+from jaxqmix.learner.mixers import Mixer
+from jaxqmix.learner.networks import Parameters
 from jaxqmix.learner.update import Learner, LearnerState, make_learner
 from jaxqmix.types import Observation, Sequences
 
 
-def sequences(states, actions, reward, terminated, truncated, drones=1, kinds=3) -> Sequences:
+def sequences(
+    states, actions, reward, terminated, truncated, drones=1, kinds=3, choices=2
+) -> Sequences:
     """Sequences from state indices [T + 1, S] and per-step arrays [T, S] (actions [T, S, N]).
 
-    Every drone observes the state and its own number, one-hot; two actions, both available.
+    Every drone observes the state and its own number, one-hot; all actions are available.
     """
     states = np.asarray(states)
     state = np.eye(kinds, dtype=np.float32)[states]
@@ -24,7 +30,7 @@ def sequences(states, actions, reward, terminated, truncated, drones=1, kinds=3)
     number = np.broadcast_to(np.eye(drones, dtype=np.float32), (*states.shape, drones, drones))
     observation = Observation(
         agents=jnp.asarray(np.concatenate([seen, number], axis=-1)),
-        available=jnp.ones((*states.shape, drones, 2), bool),
+        available=jnp.ones((*states.shape, drones, choices), bool),
         state=jnp.asarray(state),
     )
     reward = jnp.asarray(reward, jnp.float32)
@@ -63,14 +69,40 @@ def two_step_game() -> Sequences:
     )
 
 
+MATRIX_GAME = np.array([[8, -12, -12], [-12, 0, 0], [-12, 0, 0]])
+
+
+def matrix_game() -> Sequences:
+    """All 9 plays of the matrix game of the QTRAN paper (Son et al. 2019, section 4.1; QPLEX paper,
+    section 4.1): the best pair of actions is worth 8, and each of them with another one -12."""
+    row, column = np.indices(MATRIX_GAME.shape).reshape(2, -1)
+    ends = np.ones((1, 9), bool)
+    return sequences(
+        np.zeros((2, 9), int),
+        np.stack([row, column], axis=-1)[None],
+        MATRIX_GAME[row, column][None],
+        terminated=ends,
+        truncated=~ends,
+        drones=2,
+        choices=3,
+    )
+
+
 def learn(
-    config: LearnerConfig, batch: Sequences, calls: int, actions: int = 2
+    config: LearnerConfig,
+    batch: Sequences,
+    calls: int,
+    actions: int = 2,
+    mixer: type[Mixer] | None = None,
+    begun: Callable[[Parameters], Parameters] = lambda parameters: parameters,
 ) -> tuple[Learner, LearnerState]:
-    """Trains a fresh learner on one batch, again and again."""
+    """Trains a learner on one batch, again and again; `begun` may change its first weights."""
     agents, state = batch.observation.agents, batch.observation.state
     learner = make_learner(
-        config, agents.shape[-1], actions, agents.shape[-2], state.shape[-1], calls
+        config, agents.shape[-1], actions, agents.shape[-2], state.shape[-1], calls, mixer=mixer
     )
+    learned = learner.init(jax.random.key(0))
+    begin = begun(learned.parameters)
 
     @jax.jit
     def run(learned: LearnerState) -> LearnerState:
@@ -79,4 +111,4 @@ def learn(
 
         return jax.lax.scan(body, learned, jax.random.split(jax.random.key(1), calls))[0]
 
-    return learner, run(learner.init(jax.random.key(0)))
+    return learner, run(dataclasses.replace(learned, parameters=begin, target=begin))

@@ -79,7 +79,7 @@ BAD = {
     "domain.reward.violation": (-3.0,),
     "domain.reward.energy": (-0.02,),
     "learner.network": ("transformer",),
-    "learner.mixer": ("qplex",),
+    "learner.mixer": ("qtran",),
     "learner.hidden": (0, -128),
     "learner.layers": (0, -2),
     "learner.mixing_width": (0,),

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from learner_probes import learn, sequences, two_step_game
+from learner_probes import MATRIX_GAME, learn, matrix_game, sequences, two_step_game
 
 from jaxqmix.config import LearnerConfig
 from jaxqmix.learner import replay, update
 from jaxqmix.learner.networks import epsilon_greedy, greedy_actions, hidden_state_size, make_agent
+from jaxqmix.learner.targets import chosen_values
 from jaxqmix.learner.update import ema_step_size, make_optimiser, td_loss
 
 CONFIG = LearnerConfig(
@@ -83,7 +84,11 @@ def test_two_step_game_of_the_qmix_paper():
             [
                 [
                     learner.mixer(
-                        parameters["mixer"], jnp.stack([there[0, row], there[1, column]]), state
+                        parameters["mixer"],
+                        jnp.stack([there[0, row], there[1, column]]),
+                        there.max(axis=-1),
+                        jnp.array([row, column]),
+                        state,
                     )[0]
                     for column in range(2)
                 ]
@@ -94,6 +99,42 @@ def test_two_step_game_of_the_qmix_paper():
     np.testing.assert_allclose(tables["qmix"], [[0, 1], [1, 8]], atol=0.3)
     np.testing.assert_allclose(tables["vdn"], [[-1.5, 2.5], [2.5, 6.5]], atol=0.3)
     assert branches == {"qmix": 1, "vdn": 0}
+
+
+def joint_values(learner, learned, batch):
+    """The team's value of every play of the first step."""
+    values, _ = learner.agent(
+        learned.parameters["agent"], batch.observation.agents[:1], batch.hidden_state
+    )
+    chosen, actions = chosen_values(values, batch.actions[:1]), batch.actions[:1]
+    state = batch.observation.state[:1]
+    team = learner.mixer(learned.parameters["mixer"], chosen, values.max(axis=-1), actions, state)
+    return np.asarray(team[0, :, 0]), np.asarray(jnp.argmax(values[0, 0], axis=-1))
+
+
+def test_matrix_game_that_no_monotonic_mixer_can_say():
+    """QPLEX learns every payoff; QMIX cannot say that a pair is worth less than both its actions.
+
+    The drones begin with the best pair in mind: from equal values and with all pairs equally often,
+    QPLEX often settles for a safe pair, for on average over what the other does, action 0 earns
+    less.
+    """
+    batch, tables = matrix_game(), {}
+
+    def hopeful(parameters):
+        head = parameters["agent"]["advantage"]
+        bias = head["bias"] + jnp.array([6.0, 0.0, 0.0])
+        return parameters | {"agent": parameters["agent"] | {"advantage": head | {"bias": bias}}}
+
+    config = dataclasses.replace(CONFIG, hidden=8, mixing_width=64, learning_rate=1e-2)
+    for mixer in ("qplex", "qmix"):
+        settings = dataclasses.replace(config, mixer=mixer)
+        learner, learned = learn(settings, batch, 1000, actions=3, begun=hopeful)
+        tables[mixer], greedy = joint_values(learner, learned, batch)
+        if mixer == "qplex":
+            assert greedy.tolist() == [0, 0]
+    np.testing.assert_allclose(tables["qplex"], MATRIX_GAME.ravel(), atol=0.3)
+    assert np.abs(tables["qmix"] - MATRIX_GAME.ravel()).max() > 3
 
 
 def test_steps_that_are_not_valid_do_not_count():

@@ -7,7 +7,8 @@ import pytest
 
 from jaxqmix.config import LearnerConfig
 from jaxqmix.learner.mixers import make_mixer
-from jaxqmix.learner.targets import chosen_values, double_q_values, lambda_returns, masked_max
+from jaxqmix.learner.networks import greedy_actions
+from jaxqmix.learner.targets import chosen_values, lambda_returns, masked_max
 from jaxqmix.learner.update import LearnerState, compute_targets
 from jaxqmix.types import Observation, Sequences
 
@@ -53,13 +54,11 @@ def test_lambda_returns_refuse_flags_that_are_not_flags():
 
 
 def test_masks_hold_in_the_maximum_and_in_the_choice():
-    online = jnp.array([[5.0, 1.0, 3.0]])
-    target = jnp.array([[7.0, 8.0, 2.0]])
+    values = jnp.array([[5.0, 1.0, 3.0]])
     available = jnp.array([[False, True, True]])
-    assert masked_max(online, available)[0] == 3.0
-    # The online network's best available action is 2, which the target network values at 2.
-    assert double_q_values(online, target, available)[0] == 2.0
-    assert chosen_values(online, jnp.array([1]))[0] == 1.0
+    assert masked_max(values, available)[0] == 3.0
+    assert greedy_actions(values, available)[0] == 2
+    assert chosen_values(values, jnp.array([1]))[0] == 1.0
 
 
 ONLINE = np.array([[0, 0, 0], [5, 1, 3], [2, 9, 4], [1, 2, 6]], np.float32)
@@ -68,10 +67,11 @@ TARGET = np.array([[0, 0, 0], [11, 8, 2], [20, 6, 10], [3, 9, 12]], np.float32)
 ACTION_MASK = np.array([[1, 1, 1], [0, 1, 1], [1, 0, 1], [1, 1, 0]], bool)
 
 
-def tabled_targets(terminated, truncated, drones=1, **settings):
+def tabled_targets(terminated, truncated, drones=1, mixer=None, **settings):
     """Targets [3] for the rewards 1, 2, 3 and two networks that look their values up.
 
-    A drone observes how many steps were flown; all drones have the same values.
+    A drone observes how many steps were flown; all drones have the same values. They are summed,
+    or mixed by a function of what `MixerNetwork.__call__` takes.
     """
 
     def agent(table, observed, hidden_state):
@@ -95,7 +95,7 @@ def tabled_targets(terminated, truncated, drones=1, **settings):
     config = LearnerConfig(mixer="vdn", gamma=0.5, trace=0.5, **settings)
     online, target = ({"agent": jnp.array(v), "mixer": {}} for v in (ONLINE, TARGET))
     learner = LearnerState(online, target, target, None, jnp.int32(0))
-    mixer = make_mixer(config, drones, 1)[1]
+    mixer = mixer or make_mixer(config, drones, 3, 1)
     targets = compute_targets(learner, batch, agent, mixer, config)
     assert targets.shape == (3, 1, 1)
     return targets[:, 0, 0]
@@ -131,3 +131,19 @@ def test_targets_mix_the_drones():
     # Twice 2, 10 and 9. G2 = 3 + 9; G1 = 2 + 0.5 * (10 + 6); G0 = 1 + 0.5 * (2 + 5)
     targets = tabled_targets([0] * 3, [0] * 3, drones=2, target_update=0.1)
     np.testing.assert_allclose(targets, [4.5, 10.0, 12.0])
+
+
+def dueling(parameters, chosen, best, actions, state):
+    """The best value, and the chosen one's distance to it as many times as the action says."""
+    return (best + actions * (chosen - best)).sum(axis=-1, keepdims=True)
+
+
+def test_targets_of_a_dueling_mixer_by_hand():
+    # The target network finds 8, 20 and 9 best; the online network's actions 2, 2 and 1 are worth
+    # 2, 10 and 9 to it: 8 + 2 * (2 - 8) = -4, 20 + 2 * (10 - 20) = 0, and 9 + 1 * 0.
+    # G2 = 3 + 0.5 * 9; G1 = 2 + 0.5 * (0 + 3.75); G0 = 1 + 0.5 * (-2 + 1.9375)
+    targets = tabled_targets([0] * 3, [0] * 3, mixer=dueling, target_update=0.1)
+    np.testing.assert_allclose(targets, [0.96875, 3.875, 7.5])
+    # Of one network's own best actions there is no advantage.
+    targets = tabled_targets([0] * 3, [0] * 3, mixer=dueling)
+    np.testing.assert_allclose(targets, [5.21875, 8.875, 7.5])

@@ -13,17 +13,6 @@ def masked_max(values: jax.Array, available: jax.Array) -> jax.Array:
     return jnp.max(jnp.where(available, values, -jnp.inf), axis=-1)
 
 
-def double_q_values(online: jax.Array, target: jax.Array, available: jax.Array) -> jax.Array:
-    """Values [...] under the target network of the online network's best available actions.
-
-    van Hasselt et al. 2016, "Deep Reinforcement Learning with Double Q-learning". All arguments
-    are [..., A].
-    """
-    chex.assert_equal_shape([online, target, available])
-    best = jnp.argmax(jnp.where(available, online, -jnp.inf), axis=-1)
-    return jnp.take_along_axis(target, best[..., None], axis=-1)[..., 0]
-
-
 def chosen_values(values: jax.Array, actions: jax.Array) -> jax.Array:
     """Values [...] of the chosen actions [...] from values [..., A]."""
     chex.assert_equal_shape_prefix([values, actions], actions.ndim)

@@ -15,9 +15,15 @@ import optax
 
 from jaxqmix.config import LearnerConfig
 from jaxqmix.distributed import total
-from jaxqmix.learner.mixers import MixerApply, make_mixer
-from jaxqmix.learner.networks import AgentApply, Parameters, hidden_state_size, make_agent
-from jaxqmix.learner.targets import chosen_values, double_q_values, lambda_returns, masked_max
+from jaxqmix.learner.mixers import MIXERS, Mixer, MixerNetwork
+from jaxqmix.learner.networks import (
+    AgentApply,
+    Parameters,
+    greedy_actions,
+    hidden_state_size,
+    make_agent,
+)
+from jaxqmix.learner.targets import chosen_values, lambda_returns, masked_max
 from jaxqmix.types import Sequences, over_sequences, pytree_dataclass
 
 
@@ -38,7 +44,7 @@ class Learner:
 
     config: LearnerConfig
     agent: AgentApply
-    mixer: MixerApply
+    mixer: MixerNetwork
     hidden_state_size: int
     init: Callable[[jax.Array], LearnerState]
     update: Callable[
@@ -46,34 +52,35 @@ class Learner:
     ]
 
 
-def team_values(
-    parameters: Parameters, values: jax.Array, state: jax.Array, mixer: MixerApply
-) -> jax.Array:
-    """Mixes drones' values [..., N] with the state [..., S] into [..., M]."""
-    return mixer(parameters["mixer"], values, state)
-
-
 def compute_targets(
     learned: LearnerState,
     batch: Sequences,
     agent: AgentApply,
-    mixer: MixerApply,
+    mixer: MixerNetwork,
     config: LearnerConfig,
 ) -> jax.Array:
     """Lambda-return targets [T, S, M] of a batch of sequences.
+
+    Bootstraps from the team's value, under the target network, of the available actions that the
+    online network finds best (van Hasselt et al. 2016, "Deep Reinforcement Learning with Double
+    Q-learning"), or those that the target network does.
 
     They hold for all gradient steps of an update: taken anew from each step's weights, without
     a target network, the values grew a thousandfold within a minute of `quick`.
     """
     observation = batch.observation
     values, _ = agent(learned.target["agent"], observation.agents, batch.hidden_state)
+    best = masked_max(values, observation.available)
     # With a target network that is always a copy, both networks choose the same action.
     if config.double_q and config.target_update < 1:
         online, _ = agent(learned.parameters["agent"], observation.agents, batch.hidden_state)
-        best = double_q_values(online, values, observation.available)
+        actions = greedy_actions(online, observation.available)
+        chosen = chosen_values(values, actions)
     else:
-        best = masked_max(values, observation.available)
-    next_value = team_values(learned.target, best[1:], observation.state[1:], mixer)
+        actions, chosen = greedy_actions(values, observation.available), best
+    next_value = mixer(
+        learned.target["mixer"], chosen[1:], best[1:], actions[1:], observation.state[1:]
+    )
     return lambda_returns(
         batch.reward, batch.terminated, batch.truncated, next_value, config.gamma, config.trace
     )
@@ -84,7 +91,7 @@ def td_loss(
     batch: Sequences,
     targets: jax.Array,
     agent: AgentApply,
-    mixer: MixerApply,
+    mixer: MixerNetwork,
     axis: str | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Half the mean squared TD error over valid steps (Rashid et al. 2018, equation 6).
@@ -95,8 +102,8 @@ def td_loss(
       parameters: of agent and mixer.
       batch: [T, S, ...].
       targets: [T, S, M].
-      agent: apply function.
-      mixer: apply function.
+      agent: the network.
+      mixer: the network.
       axis: of `distributed.on_each_device`, if inside.
 
     Returns:
@@ -105,7 +112,8 @@ def td_loss(
     observation = batch.observation
     values, _ = agent(parameters["agent"], observation.agents[:-1], batch.hidden_state)
     chosen = chosen_values(values, batch.actions)
-    team = team_values(parameters, chosen, observation.state[:-1], mixer)
+    best = masked_max(values, observation.available[:-1])
+    team = mixer(parameters["mixer"], chosen, best, batch.actions, observation.state[:-1])
     weight = jnp.broadcast_to(batch.valid[..., None], team.shape).astype(jnp.float32)
     count = jnp.maximum(total(weight.sum(), axis), 1.0)
     loss = 0.5 * jnp.sum(weight * (team - targets) ** 2) / count
@@ -182,6 +190,7 @@ def make_learner(
     updates: int,
     axis: str | None = None,
     proximal: float = 0.0,
+    mixer: type[Mixer] | None = None,
 ) -> Learner:
     """Binds the static sizes.
 
@@ -194,15 +203,16 @@ def make_learner(
       updates: in the run, for the learning rate.
       axis: of `distributed.on_each_device`, where `update` gets this device's sequences.
       proximal: as in `make_optimiser`.
+      mixer: another one than the config names.
     """
     init_agent, agent = make_agent(config, features, actions)
-    init_mixer, mixer = make_mixer(config, drones, state)
+    mixing = MixerNetwork(mixer or MIXERS[config.mixer], config, drones, actions, state)
     optimiser = make_optimiser(config, updates * config.epochs * config.minibatches, proximal)
     gradient = jax.grad(td_loss, has_aux=True)
 
     def init(key: jax.Array) -> LearnerState:
         agent_key, mixer_key = jax.random.split(key)
-        parameters = {"agent": init_agent(agent_key), "mixer": init_mixer(mixer_key)}
+        parameters = {"agent": init_agent(agent_key), "mixer": mixing.init(mixer_key)}
         # Copies: the training state is donated, and a buffer can be donated only once.
         target, ema = (jax.tree.map(jnp.copy, parameters) for _ in range(2))
         return LearnerState(parameters, target, ema, optimiser.init(parameters), jnp.int32(0))
@@ -211,13 +221,13 @@ def make_learner(
         key: jax.Array, learned: LearnerState, batch: Sequences
     ) -> tuple[LearnerState, dict[str, jax.Array]]:
         """`epochs` passes over a batch of sequences, in `minibatches` steps each."""
-        targets = compute_targets(learned, batch, agent, mixer, config)
+        targets = compute_targets(learned, batch, agent, mixing, config)
 
         def minibatch(carry: tuple, chosen: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
             parameters, state = carry
             part = over_sequences(lambda leaf, axis: jnp.take(leaf, chosen, axis), batch)
             grads, metrics = total(
-                gradient(parameters, part, jnp.take(targets, chosen, axis=1), agent, mixer, axis),
+                gradient(parameters, part, jnp.take(targets, chosen, axis=1), agent, mixing, axis),
                 axis,
             )
             metrics["gradient_norm"] = optax.tree.norm(grads)
@@ -240,4 +250,4 @@ def make_learner(
         )
         return learned, jax.tree.map(jnp.mean, metrics)
 
-    return Learner(config, agent, mixer, hidden_state_size(config), init, update)
+    return Learner(config, agent, mixing, hidden_state_size(config), init, update)
