@@ -83,7 +83,7 @@ def test_gradients_of_the_parts_add_up():
 
     over_sequences = jax.sharding.PartitionSpec(None, SWARMS)
     specs = Sequences(**dict.fromkeys(vars(batch), over_sequences))
-    specs = Sequences(**(vars(specs) | {"memory": jax.sharding.PartitionSpec(SWARMS)}))
+    specs = Sequences(**(vars(specs) | {"hidden_state": jax.sharding.PartitionSpec(SWARMS)}))
 
     def part(batch, targets):
         grads, metrics = gradient(parameters, batch, targets, learner.agent, learner.mixer, SWARMS)
