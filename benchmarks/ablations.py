@@ -20,7 +20,7 @@ from common import parse, parser, save, show, with_settings, with_training
 from jaxqmix.compilation import enable_cache
 from jaxqmix.config import RunConfig, to_dict
 from jaxqmix.env.mission import METRICS
-from jaxqmix.env.observation import groups
+from jaxqmix.env.observation import feature_slices
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import SELECTION, evaluator, summarise
 from jaxqmix.presets import PRESETS, preset
@@ -49,7 +49,7 @@ def variants(base: RunConfig) -> dict[str, RunConfig]:
         "one view": with_settings(base, "evaluation", symmetric=False),
         "ends at 95 %": with_settings(base, "training", coverage_target=base.env.coverage_target),
     }
-    for name in groups(base.env):
+    for name in feature_slices(base.env):
         table[f"without {name}"] = with_settings(base, "env", blind_to=(name,))
     for name in ("bonus", "perimeter", "conflict", "building_hit", "violation", "energy"):
         table[f"without reward {name}"] = without_term(base, name)

@@ -19,7 +19,7 @@ from jaxqmix.city import footprint_radius, generate_heights, zone_density
 from jaxqmix.compilation import jit, materialise
 from jaxqmix.config import EnvConfig, RunConfig
 from jaxqmix.env import sensing
-from jaxqmix.env.observation import unseen_views, views
+from jaxqmix.env.features import unseen_views, views
 from jaxqmix.env.urban_grid import draw_params, reset
 from jaxqmix.evaluation import evaluator
 from jaxqmix.presets import preset

@@ -36,7 +36,7 @@ from programs import (
 
 from jaxqmix.compilation import materialise, tree_bytes
 from jaxqmix.distributed import REPLICATED, SHARDED, on_each_device, place
-from jaxqmix.env.observation import fine_blocks, views
+from jaxqmix.env.features import fine_blocks, views
 from jaxqmix.env.sensing import FINE_WINDOW, footprint_mask
 from jaxqmix.presets import PRESETS, preset
 from jaxqmix.rollout import Swarms, rollout

@@ -24,7 +24,7 @@ from jaxqmix.config import (
     refuse,
     require,
 )
-from jaxqmix.env.observation import groups
+from jaxqmix.env.observation import feature_slices
 from jaxqmix.env.urban_grid import UrbanGrid, mission_env
 from jaxqmix.evaluation import (
     EVALUATION,
@@ -149,7 +149,7 @@ def learned_policy(trained: RunConfig, parameters: Parameters, config: RunConfig
 
 def check_observation(config: RunConfig, trained: RunConfig) -> None:
     """Raises `ConfigError` when drones in a world observe other numbers than those trained."""
-    now, before = groups(config.env), groups(trained.env)
+    now, before = feature_slices(config.env), feature_slices(trained.env)
     changed = next((name for name in now | before if now.get(name) != before.get(name)), None)
     env, old, city = config.env, trained.env, config.env.city
     world = f"{env.columns} x {env.rows} cells of {env.cell_size:g} m"

@@ -393,8 +393,8 @@ class LearnerConfig(Checked):
     """Choose the bootstrap action with the online network and value it with the target network;
     no effect while learner.target_update is 1, for both are then the same."""
     average_decay: Annotated[float, SHARE] = 0.99
-    """Per-call decay of the averaged weights that evaluation uses; 0 uses the raw ones. The first
-    calls are forgotten sooner."""
+    """Per-update decay of the EMA weights that evaluation uses; 0 uses the raw ones. The first
+    updates are forgotten sooner."""
     epochs: Annotated[int, Within(1, 10**6)] = 1
     """Passes over the batch per learner update."""
     minibatches: Annotated[int, Within(1, 10**6)] = 8

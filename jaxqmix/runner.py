@@ -485,7 +485,7 @@ class Run:
         self.background.submit(save)
 
     def _select(self) -> None:
-        """Evaluates the averaged weights; keeps the best checkpoints by return."""
+        """Evaluates the EMA weights; keeps the best checkpoints by return."""
         config = self.config.evaluation
         self.callback.on_activity(f"flying {config.episodes} unseen cities")
         parameters = self.state.learner.ema["agent"]

@@ -136,10 +136,10 @@ class Symmetries:
     The turned observation is `sign * observation[source] + offset`; action a becomes `actions[a]`.
     """
 
-    source: jax.Array  # [G, D] int
-    sign: jax.Array  # [G, D] float32, 1 or -1
-    offset: jax.Array  # [G, D] float32
-    actions: jax.Array  # [G, A] int
+    source: Array  # [G, D] int
+    sign: Array  # [G, D] float32, 1 or -1
+    offset: Array  # [G, D] float32
+    actions: Array  # [G, A] int
 
 
 @pytree_dataclass

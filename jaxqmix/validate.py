@@ -224,7 +224,7 @@ def check_agent(parts: Parts) -> str:
     kernel = learner.parameters["agent"]["dense_0"]["kernel"]
     expect(np.std(kernel) > 1e-3, "all initial weights are the same")
     expect(same(learner.parameters, learner.target), "the target network is not a copy")
-    expect(same(learner.parameters, learner.ema), "the averaged weights are not a copy")
+    expect(same(learner.parameters, learner.ema), "the EMA is not a copy")
     swarm = parts.swarm
     policy = parts.online.policy(learner.parameters["agent"])
     hidden_state = policy.initial_hidden_state()

@@ -105,7 +105,7 @@ class Export:
     ] = None
     """Which of them."""
     one_view: bool = False
-    """See the world from one side instead of all: an eighth of the work, and slower flights."""
+    """Without the symmetry ensemble: an eighth of the work, and slower flights."""
 
 
 @dataclasses.dataclass(frozen=True)

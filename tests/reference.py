@@ -683,10 +683,12 @@ def observe(world: World, weather: Weather, noise, config) -> list[dict[str, np.
             "mission": mission(world.time, world.coverage, config),
             "last_action": [float(world.last_action[drone] == a) for a in range(7)],
             "available": available_actions(blocked[drone], repeats[drone], clear[drone]),
-            "repeat": [max(p) for p in repeatable(world.heights, world.no_fly, place, config)],
+            "two_step_clearance": [
+                max(p) for p in repeatable(world.heights, world.no_fly, place, config)
+            ],
             "obstacles": obstacles(world.heights, world.no_fly, place, config),
-            "gain": gain(world.unseen, place, weather.visibility, config),
-            "growth": growth(world.unseen, place, weather.visibility, config),
+            "information_gain": gain(world.unseen, place, weather.visibility, config),
+            "perimeter_change": growth(world.unseen, place, weather.visibility, config),
         }
         sides = view_sides(config)
         for block, side in sides:
@@ -697,7 +699,7 @@ def observe(world: World, weather: Weather, noise, config) -> list[dict[str, np.
         middle = len(sides) // 2
         for block, _ in sides[middle - 1 : middle + 1]:
             view = parts[f"unseen_{block}"]
-            parts[f"own_{block}"] = own_share(view, block, observed, drone, config)
+            parts[f"voronoi_share_{block}"] = own_share(view, block, observed, drone, config)
         parts["teammates"] = teammates(observed, world.last_action, drone, config)
         parts["team_density"] = team_density(observed, drone, config)
         result.append({name: np.asarray(part, float).ravel() for name, part in parts.items()})

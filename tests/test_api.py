@@ -78,7 +78,7 @@ def test_jit_vmap_and_scan_take_policies(name):
     assert hash(policy) == hash(policy) and len(repr(policy)) < 2000
 
 
-def test_flyers_are_data():
+def test_policies_are_data():
     """They can be sent to another process, and flown under another config."""
     for loaded in loaded_policies().values():
         again = pickle.loads(pickle.dumps(loaded))

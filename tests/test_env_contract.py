@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from jaxqmix.config import EnvConfig, LearnerConfig, RunConfig, TrainingConfig
+from jaxqmix.env import sensing
 from jaxqmix.env.base import Environment, Return, ReturnMission
+from jaxqmix.env.features import Feature
 from jaxqmix.env.mission import CoverageMission
-from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.env.symmetry import Vector
+from jaxqmix.env.urban_grid import Parts, UrbanGrid
 from jaxqmix.evaluation import evaluator
 from jaxqmix.rollout import fly_episodes
 from jaxqmix.training import make_trainer
@@ -97,7 +100,7 @@ class Climber:
 
 def test_another_mission_ends_and_counts_as_it_says(city_block, rough):
     config = dataclasses.replace(city_block, right_of_way=False)
-    env = UrbanGrid(config, rough, mission_type=HighFlight)
+    env = UrbanGrid(config, rough, parts=Parts(mission=HighFlight))
     assert isinstance(UrbanGrid(EnvConfig()).mission, CoverageMission)
     flown, _ = jax.jit(lambda keys: fly_episodes(keys, env, Climber()))(
         jax.random.split(jax.random.key(0), 8)
@@ -106,3 +109,53 @@ def test_another_mission_ends_and_counts_as_it_says(city_block, rough):
     assert (np.asarray(flown["return"]) < 0).all()
     assert (-np.asarray(flown["return"])).min() >= climbs // 2
     assert (-np.asarray(flown["return"]) < config.horizon).any()
+
+
+class EastSide:
+    """A camera that looks to the east: cells in front of the drone only."""
+
+    needs_key = False
+
+    def mask(self, key, position, radius, visibility, start, config):
+        whole = sensing.footprint_mask(position, radius, start, config)
+        behind = sensing.footprint_mask(position.at[0].add(-radius), radius, start, config)
+        return whole & ~behind
+
+
+def test_an_own_sensor_sees_what_it_says(city_block, rough):
+    env = UrbanGrid(city_block, rough, parts=Parts(sensor=EastSide()))
+    key = jax.random.key(5)
+    params = env.draw_params(key)
+    half, whole = (
+        jax.jit(world.reset)(key, params)[0] for world in (env, UrbanGrid(city_block, rough))
+    )
+    np.testing.assert_array_equal(half.position, whole.position)
+    assert 0 < half.seen < whole.seen
+    left = sensing.unpack_unseen(half.unseen, city_block)
+    assert np.all(np.asarray(left) >= np.asarray(sensing.unpack_unseen(whole.unseen, city_block)))
+
+
+def test_an_own_feature_is_one_record(city_block, rough):
+    """It stands behind the others, turns with the world, and trains like them."""
+
+    def to_the_middle(seen):
+        middle = jnp.array([seen.config.city_width, seen.config.city_length]) / 2
+        return (middle - seen.observed[:, :2]) / middle
+
+    own = Feature("to_the_middle", 2, to_the_middle, "where the middle is", "", turns=(Vector(0),))
+    env = UrbanGrid(city_block, rough, parts=Parts(features=(own,)))
+    plain = UrbanGrid(city_block, rough)
+    keys = jax.random.split(jax.random.key(3))
+    params = env.draw_params(keys[0])
+    seen, before = (
+        jax.jit(world.reset)(keys[1], params)[1].observation.agents for world in (env, plain)
+    )
+    np.testing.assert_array_equal(seen[:, :-2], before)
+    assert (np.abs(seen[:, -2:]) < 1.2).all() and env.features == plain.features + 2
+    table = env.symmetries()
+    np.testing.assert_array_equal(table.sign[:, -2:].prod(axis=1), plain_vector_signs(table))
+
+
+def plain_vector_signs(table):
+    """What the symmetries do to the wind's signs, the seventh and eighth number."""
+    return table.sign[:, 6:8].prod(axis=1)

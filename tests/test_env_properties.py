@@ -311,7 +311,7 @@ def test_groups_that_drones_are_blind_to_are_zero(city_block):
     noise = jnp.zeros((city_block.drones, 3))
     seen = observe(state, params, noise).agents
     found = blind(state, params, noise).agents
-    table = observation.groups(config)
+    table = observation.feature_slices(config)
     assert (seen[:, table["unseen_3"]] != 0).any()
     for name, part in table.items():
         expected = 0.0 if name in config.blind_to else seen[:, part]

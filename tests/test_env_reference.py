@@ -240,7 +240,7 @@ def test_observations(flights, take):
     """Every drone's groups, and the mixer's state, at reset and at every seventh step."""
     config, data, plain = flights
     swarms, steps = data["commands"].shape[:2]
-    table = observation.groups(config)
+    table = observation.feature_slices(config)
     for swarm in range(swarms):
         weather, over_time = plain[swarm]
         observed = take(data["timesteps"].observation, swarm)
@@ -256,13 +256,13 @@ def test_observations(flights, take):
                 assert len(fast) == sum(part.size for part in groups.values())
                 for name, part in groups.items():
                     if at_edge and (
-                        name in ("pose", "obstacles", "gain", "growth")
-                        or name.startswith(("unseen", "own"))
+                        name in ("pose", "obstacles", "information_gain", "perimeter_change")
+                        or name.startswith(("unseen", "voronoi"))
                     ):
                         continue
                     if name == "available":
                         part = world_available(data, swarm, time, drone)
-                    if name in ("repeat", "gain", "growth"):
+                    if name in ("two_step_clearance", "information_gain", "perimeter_change"):
                         check_look_ahead(fast[table[name]], name, world, weather, drone, config)
                         continue
                     np.testing.assert_allclose(
@@ -280,7 +280,7 @@ def test_observations(flights, take):
 def check_look_ahead(found, name, world, weather, drone, config):
     """What lies ahead, within what is too close to tell."""
     place = world.position[drone]
-    if name == "repeat":
+    if name == "two_step_clearance":
         possible = ref.repeatable(world.heights, world.no_fly, place, config)
         assert all(bool(flag) in both for flag, both in zip(found, possible, strict=True))
         return
@@ -288,7 +288,7 @@ def check_look_ahead(found, name, world, weather, drone, config):
         ref.gain(world.unseen, place, weather.visibility, config, slack)
         for slack in (-ref.CLOSE_CALL, ref.CLOSE_CALL)
     )
-    if name == "gain":
+    if name == "information_gain":
         assert (np.array(least) - 1e-4 <= found).all() and (found <= np.array(most) + 1e-4).all()
         return
     clear = np.array(least) == most

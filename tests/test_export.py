@@ -16,7 +16,7 @@ from conftest import CITY_BLOCK
 
 from jaxqmix import cli
 from jaxqmix.config import ConfigError, EnvConfig, LearnerConfig, RunConfig, TrainingConfig
-from jaxqmix.env.observation import groups
+from jaxqmix.env.observation import feature_slices
 from jaxqmix.export import flights, policy
 from jaxqmix.export.numpy_policy import NumpyPolicy
 from jaxqmix.learner.networks import greedy_actions
@@ -136,7 +136,7 @@ def test_a_wrong_export_is_noticed():
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_group_of_the_observation_is_explained(name):
     about = policy.describe(PRESETS[name], 8)
-    assert list(about["groups"]) == list(groups(PRESETS[name].env))
+    assert list(about["groups"]) == list(feature_slices(PRESETS[name].env))
     assert all(group["holds"] for group in about["groups"].values())
     assert json.loads(json.dumps(about)) == json.loads(json.dumps(about))
 

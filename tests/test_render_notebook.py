@@ -17,9 +17,9 @@ from test_render import CELL, small_episode
 
 import jaxqmix
 from jaxqmix.config import ConfigError, EnvConfig
-from jaxqmix.env.observation import groups
+from jaxqmix.env.observation import feature_slices
 from jaxqmix.render import render
-from jaxqmix.render.observation import MOVES, NUMBERS, draw_observation, meaning
+from jaxqmix.render.observation import bars_and_moves, draw_observation
 
 
 def test_no_exported_name_is_a_module_too():
@@ -65,23 +65,23 @@ def test_show_refuses_other_kinds():
 
 @pytest.mark.parametrize("config", [CITY_BLOCK, EnvConfig(neighbours=0)])
 def test_an_observation_is_drawn_whole(config):
-    table = groups(config)
-    labels = NUMBERS | {name: moves for name, (_, moves) in MOVES.items()}
-    for name, names in labels.items():
-        assert table[name].stop - table[name].start == len(names), name
-    assert all(meaning(name) for name in table)
+    table = feature_slices(config)
+    about_itself, about_moves = bars_and_moves(config)
+    labels = {feature.name for feature in (*about_itself, *about_moves)}
     vector = np.linspace(-1, 1, list(table.values())[-1].stop)
     figure = draw_observation(vector, config)
     bars, moves, *others = figure.axes
     widths = [bar.get_width() for bar in bars.patches]
-    np.testing.assert_allclose(widths, np.concatenate([vector[table[name]] for name in NUMBERS]))
+    np.testing.assert_allclose(
+        widths, np.concatenate([vector[table[f.name]] for f in about_itself])
+    )
     columns = np.asarray(moves.images[0].get_array()).T
-    for column, (name, (_, names)) in zip(columns, MOVES.items(), strict=True):
-        np.testing.assert_allclose(column[: len(names)], vector[table[name]])
+    for column, feature in zip(columns, about_moves, strict=True):
+        np.testing.assert_allclose(column[: feature.size], vector[table[feature.name]])
     smallest = min(text.get_fontsize() for axes in (bars, moves) for text in axes.get_yticklabels())
     assert smallest >= 9
     drawn = {axes.get_title().split(" (")[0]: axes for axes in others if axes.images}
-    assert set(drawn) == set(table) - set(labels) - {"teammates"}
+    assert set(drawn) == set(table) - labels - {"teammates"}
     for name, axes in drawn.items():
         cells = np.asarray(axes.images[0].get_array()).ravel()
         scale = 100 if name == "obstacles" else 1
@@ -92,7 +92,7 @@ def test_an_observation_is_drawn_whole(config):
 
 def test_teammates_are_marked_where_they_are():
     config = dataclasses.replace(CITY_BLOCK, drones=3)
-    table = groups(config)
+    table = feature_slices(config)
     vector = np.zeros(list(table.values())[-1].stop)
     offset = np.array([[60.0, -40.0], [-20.0, 100.0]]) / (2 * config.max_footprint)
     nearest = vector[table["teammates"]].reshape(-1, 6)  # a view

@@ -11,7 +11,7 @@ import pytest
 
 from jaxqmix.config import EnvConfig, RewardConfig
 from jaxqmix.env import reward
-from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.env.urban_grid import Parts, UrbanGrid
 from jaxqmix.types import EAST, HOVER, Events, RewardWeights
 
 CONFIG = EnvConfig(drones=4, horizon=50)
@@ -134,7 +134,8 @@ def test_an_own_term_is_one_line():
         return step.after.position[:, 2].mean() / config.max_altitude
 
     config = EnvConfig(drones=2, city_width=400.0, city_length=400.0, horizon=9)
-    env = UrbanGrid(config, terms=(*reward.TERMS, reward.Term("height", height, -1, 0.5)))
+    terms = (*reward.TERMS, reward.Term("height", height, -1, 0.5))
+    env = UrbanGrid(config, parts=Parts(terms=terms))
     params = env.draw_params(jax.random.key(0))
     state, _ = env.reset(jax.random.key(1), params)
     after, timestep = env.step(jax.random.key(2), state, jnp.full(2, HOVER), params)

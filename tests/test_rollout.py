@@ -16,7 +16,7 @@ from jaxqmix.env.mission import (
     init_statistics,
     update_statistics,
 )
-from jaxqmix.env.observation import groups
+from jaxqmix.env.observation import feature_slices
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.evaluation import evaluator, success, summarise
 from jaxqmix.planners import planner
@@ -43,7 +43,7 @@ def test_sequences_hold_what_was_flown(city_block, rough):
     # An action is chosen under the observation beside it, and stored as it was commanded.
     chosen = np.take_along_axis(flown.observation.available[:-1], flown.actions[..., None], -1)
     assert chosen[flown.valid].all()
-    later, table = flown.observation.agents[1:], groups(config)
+    later, table = flown.observation.agents[1:], feature_slices(config)
     heard = (later[..., table["link"]][..., 2:].sum(axis=-1) == 0) & flown.valid[..., None]
     executed = later[..., table["last_action"]].argmax(axis=-1)
     assert (executed == flown.actions)[heard].all()

@@ -9,8 +9,7 @@ import pytest
 
 from jaxqmix.config import EnvConfig, LearnerConfig
 from jaxqmix.env import dynamics, sensing
-from jaxqmix.env.observation import groups, observe
-from jaxqmix.env.symmetry import symmetries
+from jaxqmix.env.observation import feature_slices, observe, symmetries
 from jaxqmix.learner.networks import SymmetryEnsemble, hidden_state_size, make_agent, transformed
 from jaxqmix.presets import QUICK
 from jaxqmix.training import make_trainer
@@ -98,7 +97,7 @@ def test_the_turned_world_is_seen_as_the_table_says(config, fly, take):
             after = look(*world, turn_vectors(noise, *symmetry))
             expected = table.sign[index] * before.agents[:, table.source[index]]
             expected += table.offset[index]
-            for name, where in groups(config).items():
+            for name, where in feature_slices(config).items():
                 np.testing.assert_allclose(
                     after.agents[:, where], expected[:, where], atol=2e-4, err_msg=name
                 )
@@ -117,7 +116,7 @@ def test_longer_cities_are_not_turned_on_their_side():
 
 def test_blank_groups_stay_blank():
     config = dataclasses.replace(FINE, blind_to=("pose",))
-    assert symmetries(FINE).offset[:, groups(FINE)["pose"]].any()
+    assert symmetries(FINE).offset[:, feature_slices(FINE)["pose"]].any()
     assert not symmetries(config).offset.any()
 
 

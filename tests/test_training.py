@@ -166,7 +166,7 @@ def test_the_program_holds_no_copy_of_the_replay_store():
 
 
 @pytest.mark.parametrize("config", [TINY, REPLAY], ids=["online", "replay"])
-def test_a_chunk_compiles_once(config):
+def test_an_iteration_compiles_once(config):
     """Its output has the types and the places of its input, as a resumed state has."""
 
     def kinds(state):

@@ -188,7 +188,7 @@ def deaf_seed(parts):
         (wrong_product, "device", "matrix product comes out wrong"),
         (endless, "environment", "goes on after its time limit of 20"),
         (windy, "environment", "left the city in step 1"),
-        (stale_average, "agent initialisation", "averaged weights are not a copy"),
+        (stale_average, "agent initialisation", "EMA is not a copy"),
         (idle_learner, "online training step", "weights did not change"),
         (leaking_store, "replay training step", "holds 0 sequences after 1 rollouts of 8"),
         (eager_replay, "replay training step", "before the store was warm"),

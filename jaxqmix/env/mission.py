@@ -146,7 +146,7 @@ def fewest_steps(
 class CoverageMission:
     """See `coverage_target` of what can be seen; the functions above with their sizes bound.
 
-    Another mission is a class with these methods, given to `UrbanGrid(..., mission_type=...)`.
+    Another mission is a class with these methods, given as `Parts(mission=...)`.
     """
 
     config: EnvConfig

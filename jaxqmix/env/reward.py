@@ -102,7 +102,7 @@ TERMS = (
     Term("violation", violation_term, -1),
     Term("energy", energy_term, -1),
 )
-"""The terms of `UrbanGrid`; it takes others too: `UrbanGrid(..., terms=(*TERMS, Term(...)))`."""
+"""The terms of `UrbanGrid`; it takes others too: `Parts(terms=(*TERMS, Term(...)))`."""
 
 
 def team_reward(

@@ -11,7 +11,9 @@ counts: every window around a drone lies inside its array and needs no clamping.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -203,21 +205,94 @@ def chance_mask(
     return (packed[:, 1:] << shift) | ((packed[:, :-1] >> 1) >> (WORD - 1 - shift))
 
 
+class Sensor(Protocol):
+    """What one look of one drone sees, within the footprint's radius.
+
+    The radius itself is the world's: it decides what can be covered, and what the drones expect of
+    a look (`window_gain`).
+    """
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a look is drawn by chance."""
+        ...
+
+    def mask(
+        self,
+        key: jax.Array | None,
+        position: jax.Array,
+        radius: jax.Array,
+        visibility: jax.Array,
+        start: tuple[jax.Array, jax.Array],
+        config: EnvConfig,
+    ) -> jax.Array:
+        """Bits [rows, words] of the cells that it sees; arguments as of `chance_mask`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FootprintSensor:
+    """Sees all of its footprint; see `footprint_mask`."""
+
+    needs_key = False
+
+    def mask(
+        self,
+        key: jax.Array | None,
+        position: jax.Array,
+        radius: jax.Array,
+        visibility: jax.Array,
+        start: tuple[jax.Array, jax.Array],
+        config: EnvConfig,
+    ) -> jax.Array:
+        """See `Sensor`."""
+        return footprint_mask(position, radius, start, config)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbabilisticSensor:
+    """Sees the less the further away; see `chance_mask`."""
+
+    needs_key = True
+
+    def mask(
+        self,
+        key: jax.Array | None,
+        position: jax.Array,
+        radius: jax.Array,
+        visibility: jax.Array,
+        start: tuple[jax.Array, jax.Array],
+        config: EnvConfig,
+    ) -> jax.Array:
+        """See `Sensor`."""
+        assert key is not None
+        return chance_mask(key, position, radius, visibility, start, config)
+
+
+SENSORS: dict[str, Sensor] = {
+    "footprint": FootprintSensor(),
+    "probabilistic": ProbabilisticSensor(),
+}
+"""By `EnvConfig.sensing`."""
+
+
 def look(
     key: jax.Array | None,
     unseen: Unseen,
     position: jax.Array,
     visibility: jax.Array,
     config: EnvConfig,
+    sensor: Sensor | None = None,
 ) -> tuple[Unseen, jax.Array, jax.Array]:
     """All drones look; what they see leaves `unseen`.
 
     Args:
-      key: needed in `probabilistic` sensing only.
+      key: for sensors that need one.
       unseen: the cells not seen so far.
       position: [N, 3], metres.
       visibility: [], 0 to 1.
       config: static sizes.
+      sensor: None: the one of `config.sensing`.
 
     Returns:
       The new `Unseen`, the number of newly seen coverable cells, and how many cell sides the
@@ -226,14 +301,11 @@ def look(
     radius = footprint_radius(position[:, 2], visibility)
     cell = jnp.floor(position[:, 1::-1] / config.cell_size).astype(jnp.int32)
     starts = jax.vmap(_window_start, (0, None, None))(cell, window_cells(config), config)
-    if config.sensing == "probabilistic":
-        assert key is not None
-        keys = jax.random.split(key, position.shape[0])
-        masks = jax.vmap(chance_mask, (0, 0, 0, None, 0, None))(
-            keys, position, radius, visibility, starts, config
-        )
-    else:
-        masks = jax.vmap(footprint_mask, (0, 0, 0, None))(position, radius, starts, config)
+    sensor = sensor or SENSORS[config.sensing]
+    keys = jax.random.split(key, position.shape[0]) if key is not None else None
+    masks = jax.vmap(sensor.mask, (0, 0, 0, None, 0, None))(
+        keys if sensor.needs_key else None, position, radius, visibility, starts, config
+    )
 
     # One drone after the other, for two footprints may overlap, and only the first counts a cell.
     def one_drone(words: jax.Array, drone: tuple) -> tuple[jax.Array, jax.Array]:

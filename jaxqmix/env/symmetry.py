@@ -9,12 +9,12 @@ One thing does not turn with the world: coarse blocks begin in the north-western
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from jaxqmix.config import EnvConfig
-from jaxqmix.env.observation import LOOKAHEAD_MOVES, agent_features, groups, seen_features
 from jaxqmix.types import ACTIONS, DIRECTIONS, HEADINGS, Symmetries
 
 COMPASS = DIRECTIONS[:HEADINGS, :2]
@@ -25,63 +25,97 @@ MIRROR = np.array([(-1, 0), (0, 1)])
 """West becomes east."""
 
 
+class Turn(Protocol):
+    """How some numbers of a feature turn with the world."""
+
+    def turn(
+        self, matrix: np.ndarray, source: np.ndarray, sign: np.ndarray, offset: np.ndarray
+    ) -> None:
+        """Fills in what one symmetry, a matrix [2, 2], does to a feature's numbers [size]: they
+        become `sign * numbers[source] + offset`. At first they stay."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Headings:
+    """Four numbers from `first` on, one for each heading."""
+
+    first: int
+
+    def turn(
+        self, matrix: np.ndarray, source: np.ndarray, sign: np.ndarray, offset: np.ndarray
+    ) -> None:
+        """They change places."""
+        source[self.first + moved_headings(matrix)] = self.first + np.arange(HEADINGS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Vector:
+    """Two numbers from `first` on, along x and y, around a `middle`."""
+
+    first: int
+    middle: float = 0.0
+
+    def turn(
+        self, matrix: np.ndarray, source: np.ndarray, sign: np.ndarray, offset: np.ndarray
+    ) -> None:
+        """They change places and signs."""
+        for axis, row in enumerate(matrix):
+            (other,) = np.flatnonzero(row)
+            source[self.first + axis], sign[self.first + axis] = self.first + other, row[other]
+            offset[self.first + axis] = self.middle * (1 - row[other])
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """All numbers, a square map around the drone, row by row."""
+
+    def turn(
+        self, matrix: np.ndarray, source: np.ndarray, sign: np.ndarray, offset: np.ndarray
+    ) -> None:
+        """The map turns."""
+        source[:] = moved_grid(matrix, round(len(source) ** 0.5))
+
+
 def matrices() -> list[np.ndarray]:
     """Four turns, then each of them mirrored: [2, 2] each, the first changes nothing."""
     turns = [np.linalg.matrix_power(TURN, quarter) for quarter in range(4)]
     return turns + [MIRROR @ turn for turn in turns]
 
 
-def symmetries(config: EnvConfig) -> Symmetries:
-    """What each symmetry does to an agent's observation [D] and to the actions [A].
+def turned_tables(features: Sequence[tuple[int, Sequence[Turn]]], square: bool) -> Symmetries:
+    """What each symmetry does to features side by side, given as sizes and turns.
 
-    A square city has eight, a longer one the four without a quarter turn.
+    Args:
+      features: in the order of the agents' vector [D].
+      square: whether a quarter turn leaves the city as it is.
     """
-    square = config.rows == config.columns
-    tables = [one_symmetry(m, config) for m in matrices() if square or m[0, 0] != 0]
+    tables = [one_symmetry(m, features) for m in matrices() if square or m[0, 0] != 0]
     # In NumPy: programs take them as constants.
     columns: Any = (np.stack(column) for column in zip(*tables, strict=True))
     return Symmetries(*columns)
 
 
-def one_symmetry(matrix: np.ndarray, config: EnvConfig) -> tuple[np.ndarray, ...]:
+def one_symmetry(
+    matrix: np.ndarray, features: Sequence[tuple[int, Sequence[Turn]]]
+) -> tuple[np.ndarray, ...]:
     """The row of `Symmetries` for a matrix [2, 2]: source, sign, offset, actions."""
-    features = agent_features(config)
-    source, sign, offset = np.arange(features), np.ones(features), np.zeros(features)
-    headings = moved_headings(matrix)
-
-    def turn_headings(first: int) -> None:
-        source[first + headings] = first + np.arange(HEADINGS)
-
-    def turn_vector(first: int, middle: float = 0.0) -> None:
-        for axis, row in enumerate(matrix):
-            (other,) = np.flatnonzero(row)
-            source[first + axis], sign[first + axis] = first + other, row[other]
-            offset[first + axis] = middle * (1 - row[other])
-
-    for name, where in groups(config).items():
-        first, size = where.start, where.stop - where.start
-        if name == "pose":
-            turn_vector(first, middle=0.5)  # the place in the city, from 0 to 1
-            turn_vector(first + 4)
-        elif name == "weather":
-            turn_vector(first)
-        elif name in ("last_action", "available", "repeat"):
-            turn_headings(first)
-        elif name in ("gain", "growth"):
-            turn_headings(first)
-            for index in range(len(LOOKAHEAD_MOVES)):
-                turn_headings(first + len(ACTIONS) + index * HEADINGS)
-        elif name == "teammates":
-            for vector in range(first, where.stop, 6):
-                turn_vector(vector)
-                turn_vector(vector + 4)
-        elif name == "obstacles" or name.startswith(("unseen_", "own_", "team_")):
-            source[where] = first + moved_grid(matrix, round(size**0.5))
-        else:
-            assert name in ("link", "mission"), name
-    offset[~seen_features(config)] = 0  # what is blanked stays blank
-    actions = np.concatenate([headings, np.arange(HEADINGS, len(ACTIONS))])
-    return source, sign.astype(np.float32), offset.astype(np.float32), actions
+    sources, signs, offsets, start = [], [], [], 0
+    for size, turns in features:
+        source, sign, offset = np.arange(size), np.ones(size), np.zeros(size)
+        for part in turns:
+            part.turn(matrix, source, sign, offset)
+        sources.append(start + source)
+        signs.append(sign)
+        offsets.append(offset)
+        start += size
+    actions = np.concatenate([moved_headings(matrix), np.arange(HEADINGS, len(ACTIONS))])
+    return (
+        np.concatenate(sources),
+        np.concatenate(signs).astype(np.float32),
+        np.concatenate(offsets).astype(np.float32),
+        actions,
+    )
 
 
 def moved_headings(matrix: np.ndarray) -> np.ndarray:

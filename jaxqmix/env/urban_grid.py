@@ -14,11 +14,11 @@ from jaxqmix.compilation import require_float32
 from jaxqmix.config import DomainConfig, EnvConfig, RunConfig
 from jaxqmix.env import dynamics, reward, sensing
 from jaxqmix.env.base import Environment
+from jaxqmix.env.features import Feature
 from jaxqmix.env.mission import CoverageMission, coverage
-from jaxqmix.env.observation import agent_features, observe
+from jaxqmix.env.observation import agent_features, observe, symmetries
 from jaxqmix.env.recording import FlightRecorder
 from jaxqmix.env.reward import TERMS, Term
-from jaxqmix.env.symmetry import symmetries
 from jaxqmix.maps import load_cities
 from jaxqmix.types import (
     ACTIONS,
@@ -36,6 +36,24 @@ from jaxqmix.types import (
     Timestep,
     replace,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a world is made of besides its sizes; each may be replaced by one's own."""
+
+    mission: type[CoverageMission] = CoverageMission
+    """When an episode is complete, and what is counted of it."""
+    terms: tuple[Term, ...] = TERMS
+    """Of the reward."""
+    sensor: sensing.Sensor | None = None
+    """None: the one of `EnvConfig.sensing`."""
+    features: tuple[Feature, ...] = ()
+    """Of the observation, behind those of the table."""
+
+
+PARTS = Parts()
+"""Those of the package's world."""
 
 
 def draw_params(key: jax.Array, domain: DomainConfig) -> EnvParams:
@@ -75,7 +93,7 @@ def reset(
     params: EnvParams,
     config: EnvConfig,
     city: City | None = None,
-    terms: tuple[Term, ...] = TERMS,
+    parts: Parts = PARTS,
 ) -> tuple[State, Timestep]:
     """Starts an episode.
 
@@ -84,7 +102,7 @@ def reset(
       params: the swarm's world.
       config: static sizes.
       city: flies over this city instead of a generated one.
-      terms: of the reward.
+      parts: of the world.
 
     Returns:
       The state, and a timestep with reward 0. What is seen from the starts is credited in the
@@ -99,7 +117,9 @@ def reset(
     coverable = coverable_cells(city.no_fly, params.visibility, config)
     unseen = sensing.pack_unseen(coverable, config)
     perimeter = sensing.perimeter(unseen.words)
-    unseen, newly, growth = sensing.look(look_key, unseen, position, params.visibility, config)
+    unseen, newly, growth = sensing.look(
+        look_key, unseen, position, params.visibility, config, parts.sensor
+    )
     still = jnp.zeros(config.drones, bool)
     hover = jnp.full(config.drones, HOVER, jnp.int32)
     state = State(
@@ -115,13 +135,13 @@ def reset(
     )
     noise = jax.random.normal(noise_key, (config.drones, 3))
     timestep = Timestep(
-        observation=observe(state, params, noise, config),
+        observation=observe(state, params, noise, config, parts.features),
         reward=jnp.float32(0),
         terminated=jnp.bool_(False),
         truncated=jnp.bool_(False),
         metrics={
             "coverage": coverage(state),
-            "reward_terms": jnp.zeros(len(terms), jnp.float32),
+            "reward_terms": jnp.zeros(len(parts.terms), jnp.float32),
             **vars(Events(hover, still, still, still, still)),
         },
     )
@@ -166,8 +186,7 @@ def step(
     actions: jax.Array,
     params: EnvParams,
     config: EnvConfig,
-    mission: CoverageMission | None = None,
-    terms: tuple[Term, ...] = TERMS,
+    parts: Parts = PARTS,
 ) -> tuple[State, Timestep]:
     """Flies one env step.
 
@@ -177,22 +196,22 @@ def step(
       actions: [N] whole numbers, commands; see `known_actions`.
       params: the swarm's world.
       config: static sizes.
-      mission: says when the episode is complete; by default at `config.coverage_target`.
-      terms: of the reward.
+      parts: of the world.
 
     Returns:
       The next state and its timestep. Stepping on after the end of an episode is defined and
       harmless; callers mask it.
     """
     actions = known_actions(actions, config)
-    key, look_key = jax.random.split(key) if config.sensing == "probabilistic" else (key, None)
+    sensor = parts.sensor or sensing.SENSORS[config.sensing]
+    key, look_key = jax.random.split(key) if sensor.needs_key else (key, None)
     chances, air = dynamics.draw_disturbances(key, config.drones)
     executed, link = dynamics.deliver(chances, actions, state.last_action, params)
     position, code = dynamics.move(
         state.position, executed, state.obstruction, air[:, :2], state.city, params, config
     )
     unseen, newly, growth = sensing.look(
-        look_key, state.unseen, position, params.visibility, config
+        look_key, state.unseen, position, params.visibility, config, sensor
     )
     events = Events(
         executed=executed,
@@ -216,7 +235,7 @@ def step(
         perimeter=state.perimeter + growth,
     )
     covered = coverage(after)
-    terminated = (mission or CoverageMission(config)).complete(after)
+    terminated = parts.mission(config, parts.terms).complete(after)
     step = reward.Transition(
         before=state,
         after=after,
@@ -228,13 +247,13 @@ def step(
         coverable=state.city.coverable,
         time=after.time,
     )
-    team_reward, parts = reward.team_reward(step, params.reward, config, terms)
+    team_reward, added = reward.team_reward(step, params.reward, config, parts.terms)
     timestep = Timestep(
-        observation=observe(after, params, air[:, 2:], config),
+        observation=observe(after, params, air[:, 2:], config, parts.features),
         reward=team_reward,
         terminated=terminated,
         truncated=(after.time >= config.horizon) & ~terminated,
-        metrics={"coverage": covered, "reward_terms": parts, **vars(events)},
+        metrics={"coverage": covered, "reward_terms": added, **vars(events)},
     )
     return after, timestep
 
@@ -254,9 +273,7 @@ class UrbanGrid(Environment):
     # Stacked, with an axis C in front: each episode draws one. Those of `config.city`, which
     # stands for them in comparisons; None generates cities.
     cities: City | None = dataclasses.field(default=None, compare=False, repr=False)
-    # When an episode is complete and what is counted of it: made of the config.
-    mission_type: type[CoverageMission] = CoverageMission
-    terms: tuple[Term, ...] = TERMS  # of the reward
+    parts: Parts = PARTS
 
     constants = ("city",)
 
@@ -283,12 +300,12 @@ class UrbanGrid(Environment):
     @property
     def features(self) -> int:
         """Length D of an agent's observation."""
-        return agent_features(self.config)
+        return agent_features(self.config, self.parts.features)
 
     @property
     def mission(self) -> CoverageMission:
         """When an episode is complete, and what is counted of it."""
-        return self.mission_type(self.config, self.terms)
+        return self.parts.mission(self.config, self.parts.terms)
 
     @property
     def recorder(self) -> FlightRecorder:
@@ -297,7 +314,7 @@ class UrbanGrid(Environment):
 
     def symmetries(self) -> Symmetries:
         """Turns and reflections of the city; see `jaxqmix.env.symmetry`."""
-        return symmetries(self.config)
+        return symmetries(self.config, self.parts.features)
 
     def at_time(self, state: State, time: jax.Array) -> State:
         """A state as if so many steps were flown; what its start saw then is not credited."""
@@ -322,7 +339,7 @@ class UrbanGrid(Environment):
         if self.cities is not None:
             key, city_key = jax.random.split(key)
             city = draw_city(city_key, self.cities)
-        return reset(key, params, self.config, city, self.terms)
+        return reset(key, params, self.config, city, self.parts)
 
     def step(
         self, key: jax.Array, state: State, actions: jax.Array, params: EnvParams
@@ -342,7 +359,7 @@ class UrbanGrid(Environment):
           what `reset` gives. Stepping on after the end of an episode is defined and harmless;
           callers mask it.
         """
-        return step(key, state, actions, params, self.config, self.mission, self.terms)
+        return step(key, state, actions, params, self.config, self.parts)
 
 
 def mission_env(config: RunConfig) -> UrbanGrid:

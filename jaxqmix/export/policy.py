@@ -1,7 +1,7 @@
 """Trained policies for machines without JAX: ONNX, plain NumPy arrays, and StableHLO.
 
 One drone's observation goes in, its action comes out. The mask is applied and the best action
-taken inside, and so are the eight views of the world, at the cost of a larger first and last layer:
+taken inside, and so is the symmetry ensemble, at the cost of a larger first and last layer:
 turned weights stand beside each other, and the layers between see a row for each view.
 """
 
@@ -20,8 +20,13 @@ import numpy as np
 from jaxqmix import __version__
 from jaxqmix.checkpoints import load
 from jaxqmix.config import ConfigError, RunConfig, require, to_dict
-from jaxqmix.env.observation import agent_features, groups, seen_features
-from jaxqmix.env.symmetry import symmetries
+from jaxqmix.env.features import features
+from jaxqmix.env.observation import (
+    agent_features,
+    feature_slices,
+    seen_features,
+    symmetries,
+)
 from jaxqmix.export.numpy_policy import NumpyPolicy
 from jaxqmix.learner.networks import transformed
 from jaxqmix.maps import without_city
@@ -33,24 +38,6 @@ FORMATS = {"onnx": ".onnx", "npz": ".npz", "stablehlo": ".stablehlo"}
 """Endings of the formats' files."""
 TOLERANCE = 1e-5
 """Exported action values may differ from JAX's by this share of the largest."""
-UNITS = {
-    "pose": "x, y (share of the city), altitude (share of the highest), footprint radius (share of "
-    "the largest), place inside the own cell x, y (cells, from its middle)",
-    "weather": "wind x, y (15 m/s), turbulence (cells), visibility (0 to 1)",
-    "link": "probabilities of loss and delay; last command lost, late (0 or 1)",
-    "mission": "time left, coverage (0 to 1)",
-    "last_action": "one-hot, in the order of the actions",
-    "available": "0 or 1, in the order of the actions",
-    "repeat": "1 where the move made twice strikes nothing, without hover",
-    "obstacles": "altitude to exceed less the own (100 m, -1 to 1), cells around, row by row",
-    "gain": "newly seen by each action, then 2, 4 and 8 moves along each heading",
-    "growth": "of the unseen area's perimeter by the same",
-    "unseen": "unseen share of blocks around, row by row; the name tells a block's side in cells",
-    "own": "the same, less what is nearer to a teammate",
-    "teammates": "of each: offset x, y (squashed), altitude (100 m, squashed), 1, heading x, y",
-    "team_density": "teammates in blocks around, row by row",
-}
-"""What each group of the observation holds, by the first part of its name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +57,7 @@ def export_policy(
       run: a run's folder or a checkpoint.
       out: the file to write.
       format: `onnx`, `npz` or `stablehlo`; by the file's ending when None.
-      views: see the world from all its sides, as evaluations do; as the run's
+      views: act on the symmetry ensemble, as evaluations do; as the run's
         `evaluation.symmetric` says when None.
 
     Returns:
@@ -168,16 +155,11 @@ def describe(config: RunConfig, views: int) -> dict[str, Any]:
         "move": f"{env.cell_size:g} m north, south, west or east, or {env.climb:g} m up or down",
         "seconds_per_action": env.step_seconds,
         "groups": {
-            name: {"start": part.start, "stop": part.stop, "holds": holds(name)}
-            for name, part in groups(env).items()
+            feature.name: {"start": part.start, "stop": part.stop, "holds": feature.units}
+            for feature, part in zip(features(env), feature_slices(env).values(), strict=True)
         },
         "config": to_dict(config),
     }
-
-
-def holds(group: str) -> str:
-    """What a group of the observation holds, with units."""
-    return UNITS[group] if group in UNITS else UNITS[group.split("_")[0]]
 
 
 def jax_values(config: RunConfig, agent: dict[str, Any]) -> Callable:

@@ -117,7 +117,7 @@ def make_tuner(
         federation, where it is lowest.
 
     Returns:
-      `tune(state)`: the sites' states, by group [K, ...]; their averaged weights are the policies.
+      `tune(state)`: the sites' states, by group [K, ...]; their EMA weights are the policies.
     """
     iterations = max(1, env_steps // program.config.iteration_steps)
 

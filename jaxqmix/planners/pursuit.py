@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxqmix.city import cell_centres, footprint_radius
 from jaxqmix.config import EnvConfig
 from jaxqmix.env.dynamics import displacements
-from jaxqmix.env.observation import groups
+from jaxqmix.env.observation import feature_slices
 from jaxqmix.env.sensing import WORD, footprint_mask, margins, unpack_unseen, window_cells
 from jaxqmix.types import ACTIONS, ASCEND, DESCEND, City, State, Timestep, pytree_dataclass
 
@@ -61,7 +61,7 @@ def initial_hidden_state(config: EnvConfig) -> PursuitState:
 
 def goal_radius(timestep: Timestep, config: EnvConfig) -> jax.Array:
     """Footprint radius at the highest altitude, metres, in the visibility that drones observe."""
-    visibility = timestep.observation.agents[0, groups(config)["weather"]][3]
+    visibility = timestep.observation.agents[0, feature_slices(config)["weather"]][3]
     return footprint_radius(jnp.float32(config.max_altitude), visibility)
 
 

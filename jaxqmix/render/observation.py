@@ -8,65 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxqmix.config import EnvConfig, require
-from jaxqmix.env.observation import (
-    HEADINGS,
-    HEIGHT_SCALE,
-    LOOKAHEAD_MOVES,
-    agent_features,
-    groups,
-    shared_views,
-    team_view,
-    views,
-)
+from jaxqmix.env.features import HEIGHT_SCALE, LOOKS, Feature, features
+from jaxqmix.env.observation import agent_features, feature_slices
 from jaxqmix.render import scene
-from jaxqmix.types import ACTIONS, HOVER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOOKS = (
-    *ACTIONS,
-    *(f"{count} x {heading}" for count in LOOKAHEAD_MOVES for heading in ACTIONS[:HEADINGS]),
-)
-NUMBERS = {
-    "pose": ("x", "y", "altitude", "footprint radius", "x in cell", "y in cell"),
-    "weather": ("wind x", "wind y", "turbulence", "visibility"),
-    "link": ("loss", "delay", "last lost", "last late"),
-    "mission": ("time left", "coverage"),
-}
-"""Groups that are drawn as bars, and the names of their numbers."""
-MOVES = {
-    "last_action": ("last", ACTIONS),
-    "available": ("allowed", ACTIONS),
-    "repeat": ("twice", ACTIONS[:HOVER]),
-    "gain": ("gain", LOOKS),
-    "growth": ("growth", LOOKS),
-}
-"""Groups with one number per move: heading of their column, and the moves."""
-MEANINGS = {
-    "pose": "where the drone is, and how far it sees",
-    "weather": "wind, turbulence and visibility around it",
-    "link": "how often commands fail, and whether the last did",
-    "mission": "time that is left, and what is seen already",
-    "last_action": "the move that was executed last",
-    "available": "moves that are allowed now",
-    "repeat": "moves that strike nothing when made twice",
-    "obstacles": "how far to climb over what stands in the cells around",
-    "gain": "what a look after a move, or after several, would newly see",
-    "growth": "by how much such a look lengthens the border of the unseen area",
-    "unseen": "unseen share of the blocks around",
-    "own": "the same, less what is nearer to a teammate",
-    "teammates": "offset and heading of the nearest teammates",
-    "team_density": "how many teammates fly over each block",
-}
-"""What each group tells; the groups unseen_B and own_B exist for several sides of blocks B."""
 COLUMNS = 3
 
 
-def meaning(group: str) -> str:
-    """What a group of the observation tells, in a few words."""
-    return MEANINGS.get(group) or MEANINGS[group.rsplit("_", 1)[0]]
+def bars_and_moves(config: EnvConfig) -> tuple[list[Feature], list[Feature]]:
+    """The features drawn as bars, and those with a number for each move."""
+    named = [feature for feature in features(config) if feature.labels]
+    moves = [feature for feature in named if "north" in feature.labels]
+    return [feature for feature in named if feature not in moves], moves
 
 
 @scene.in_our_style
@@ -86,42 +43,42 @@ def draw_observation(vector: Any, config: EnvConfig) -> Figure:
     from matplotlib.figure import Figure
 
     vector = np.asarray(vector, float)
-    features = agent_features(config)
-    require(vector.shape == (features,), "vector", vector.shape, f"must be ({features},)")
-    part = {name: vector[where] for name, where in groups(config).items()}
-    blocks = {"obstacles": 1} | {f"unseen_{block}": block for block, _ in views(config)}
-    blocks |= {f"own_{block}": block for block, _ in shared_views(config)}
-    blocks["team_density"] = team_view(config)[0]
-    rows = -(-len(blocks) // COLUMNS)
+    length = agent_features(config)
+    require(vector.shape == (length,), "vector", vector.shape, f"must be ({length},)")
+    part = {name: vector[where] for name, where in feature_slices(config).items()}
+    maps = [feature for feature in features(config) if feature.block]
+    numbers, moves = bars_and_moves(config)
+    rows = -(-len(maps) // COLUMNS)
     figure = Figure(figsize=(14, 6.2 + 3.3 * rows), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(6.2, 3.3 * rows))[:, 0]
-    bars, moves = above.subplots(1, 2, width_ratios=(1, 1.35))
-    _bars(bars, part)
-    _moves(moves, part)
+    left, right = above.subplots(1, 2, width_ratios=(1, 1.35))
+    _bars(left, numbers, part)
+    _moves(right, moves, part)
     grid = below.subplots(rows, COLUMNS, squeeze=False).ravel()
-    for axes in grid[len(blocks) :]:
+    for axes in grid[len(maps) :]:
         axes.axis("off")
-    for axes, (name, block) in zip(grid, blocks.items(), strict=False):
+    for axes, feature in zip(grid, maps, strict=False):
+        name = feature.name
         side = round(np.sqrt(part[name].size))
         cells = part[name].reshape(side, side)
-        width = block * config.cell_size
+        width = feature.block * config.cell_size
         reach = side * width / 2
         _map(axes, name, cells, reach)
-        words = textwrap.fill(meaning(name), 34)
+        words = textwrap.fill(feature.meaning, 34)
         axes.set_title(f"{name} (blocks of {width:g} m)\n{words}", fontsize=9)
         if name == "team_density":
             _teammates(axes, part["teammates"].reshape(-1, 6), reach, config)
     return figure
 
 
-def _bars(axes: Axes, part: dict[str, np.ndarray]) -> None:
+def _bars(axes: Axes, numbers: list[Feature], part: dict[str, np.ndarray]) -> None:
     """The drone's own numbers as bars, one colour and one heading per group."""
     place = 0.0
     ticks: list[float] = []
     names: list[str] = []
-    for number, (group, labels) in enumerate(NUMBERS.items()):
-        hue = scene.HUES[number]
-        heading = f"{group}: {meaning(group)}"
+    for number, feature in enumerate(numbers):
+        hue, group, labels = scene.HUES[number], feature.name, feature.labels
+        heading = f"{group}: {feature.meaning}"
         axes.text(0, place, heading, fontsize=9.5, color=hue, weight="bold", va="center",
                   ha="left", transform=axes.get_yaxis_transform(),
                   bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
@@ -143,7 +100,7 @@ def _bars(axes: Axes, part: dict[str, np.ndarray]) -> None:
         place = places[-1] + 1.3
     axes.set_yticks(ticks, names, fontsize=9.5)
     axes.set_ylim(place - 0.5, -0.7)
-    values = np.concatenate([part[group] for group in NUMBERS])
+    values = np.concatenate([part[feature.name] for feature in numbers])
     reach = 1.25 * max(1.0, float(np.abs(values).max()))
     axes.set_xlim(-reach, reach)
     axes.axvline(0, color=scene.INK, linewidth=0.6)
@@ -152,13 +109,13 @@ def _bars(axes: Axes, part: dict[str, np.ndarray]) -> None:
     axes.set_title("about itself", fontsize=11, weight="bold", loc="left")
 
 
-def _moves(axes: Axes, part: dict[str, np.ndarray]) -> None:
+def _moves(axes: Axes, moves: list[Feature], part: dict[str, np.ndarray]) -> None:
     """One row per move and one column per group; numbers stand in their cells."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    table = np.full((len(LOOKS), len(MOVES)), np.nan)
-    for column, (group, (_, moves)) in enumerate(MOVES.items()):
-        table[: len(moves), column] = part[group]
+    table = np.full((len(LOOKS), len(moves)), np.nan)
+    for column, feature in enumerate(moves):
+        table[: feature.size, column] = part[feature.name]
     colours = LinearSegmentedColormap.from_list("moves", [scene.HUES[4], "#FFFFFF", scene.HUES[0]])
     reach = max(1.0, float(np.nanmax(np.abs(table))))
     axes.imshow(table, cmap=colours, vmin=-1.6 * reach, vmax=1.6 * reach, aspect="auto")
@@ -169,13 +126,14 @@ def _moves(axes: Axes, part: dict[str, np.ndarray]) -> None:
             axes.text(column, row, words, ha="center", va="center", fontsize=9, color=scene.INK)
     axes.set_yticks(range(len(LOOKS)), LOOKS, fontsize=9.5)
     headings = [
-        f"{heading}\n{textwrap.fill(meaning(group), 17)}" for group, (heading, _) in MOVES.items()
+        f"{feature.name.replace('_', ' ')}\n{textwrap.fill(feature.meaning, 17)}"
+        for feature in moves
     ]
-    axes.set_xticks(range(len(MOVES)), headings, fontsize=8.5)
+    axes.set_xticks(range(len(moves)), headings, fontsize=8.5)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xticks(np.arange(len(MOVES) + 1) - 0.5, minor=True)
+    axes.set_xticks(np.arange(len(moves) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(LOOKS) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="#FFFFFF", linewidth=2)
     axes.tick_params(which="minor", length=0)
