@@ -43,7 +43,7 @@ class Race(Stopwatch):
         self.compiling = compiling
         self.met: dict[str, Any] | None = None
 
-    def evaluated(self, report: Report) -> None:
+    def on_evaluation(self, report: Report) -> None:
         """Called after every evaluation."""
         if self.met:
             return
