@@ -647,7 +647,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.showwarning = lambda message, *_: print(f"jaxqmix: {message}", file=sys.stderr)
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
-        sys.exit(run([expand_home(word) for word in given]))
+        try:
+            sys.exit(run([expand_home(word) for word in given]))
+        finally:
+            sys.stdout.flush()  # Here, for at Python's end nobody answers a broken pipe.
     except NotFiniteError as error:
         print(f"jaxqmix: {error}", file=sys.stderr)
         sys.exit(1)
