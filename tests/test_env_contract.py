@@ -111,19 +111,14 @@ def test_another_mission_ends_and_counts_as_it_says(city_block, rough):
     assert (-np.asarray(flown["return"]) < config.horizon).any()
 
 
-class EastSide:
-    """A camera that looks to the east: cells in front of the drone only."""
-
-    needs_key = False
-
-    def mask(self, key, position, radius, visibility, start, config):
-        whole = sensing.footprint_mask(position, radius, start, config)
-        behind = sensing.footprint_mask(position.at[0].add(-radius), radius, start, config)
-        return whole & ~behind
+def east_side(key, position, radius, visibility, start, config):
+    """The mask of a camera that looks to the east."""
+    whole = sensing.footprint_mask(position, radius, start, config)
+    return whole & ~sensing.footprint_mask(position.at[0].add(-radius), radius, start, config)
 
 
 def test_an_own_sensor_sees_what_it_says(city_block, rough):
-    env = UrbanGrid(city_block, rough, parts=Parts(sensor=EastSide()))
+    env = UrbanGrid(city_block, rough, parts=Parts(sensor=sensing.Sensor(east_side)))
     key = jax.random.key(5)
     params = env.draw_params(key)
     half, whole = (

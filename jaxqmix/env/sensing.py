@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Protocol
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -205,73 +205,27 @@ def chance_mask(
     return (packed[:, 1:] << shift) | ((packed[:, :-1] >> 1) >> (WORD - 1 - shift))
 
 
-class Sensor(Protocol):
+@dataclasses.dataclass(frozen=True)
+class Sensor:
     """What one look of one drone sees, within the footprint's radius.
 
     The radius itself is the world's: it decides what can be covered, and what the drones expect of
     a look (`window_gain`).
     """
 
-    @property
-    def needs_key(self) -> bool:
-        """Whether a look is drawn by chance."""
-        ...
-
-    def mask(
-        self,
-        key: jax.Array | None,
-        position: jax.Array,
-        radius: jax.Array,
-        visibility: jax.Array,
-        start: tuple[jax.Array, jax.Array],
-        config: EnvConfig,
-    ) -> jax.Array:
-        """Bits [rows, words] of the cells that it sees; arguments as of `chance_mask`."""
-        ...
+    mask: Callable[..., jax.Array]
+    """Bits [rows, words] of the cells that it sees; arguments as of `chance_mask`."""
+    needs_key: bool = False
+    """Whether a look is drawn by chance; otherwise the key is None."""
 
 
-@dataclasses.dataclass(frozen=True)
-class FootprintSensor:
-    """Sees all of its footprint; see `footprint_mask`."""
-
-    needs_key = False
-
-    def mask(
-        self,
-        key: jax.Array | None,
-        position: jax.Array,
-        radius: jax.Array,
-        visibility: jax.Array,
-        start: tuple[jax.Array, jax.Array],
-        config: EnvConfig,
-    ) -> jax.Array:
-        """See `Sensor`."""
-        return footprint_mask(position, radius, start, config)
-
-
-@dataclasses.dataclass(frozen=True)
-class ProbabilisticSensor:
-    """Sees the less the further away; see `chance_mask`."""
-
-    needs_key = True
-
-    def mask(
-        self,
-        key: jax.Array | None,
-        position: jax.Array,
-        radius: jax.Array,
-        visibility: jax.Array,
-        start: tuple[jax.Array, jax.Array],
-        config: EnvConfig,
-    ) -> jax.Array:
-        """See `Sensor`."""
-        assert key is not None
-        return chance_mask(key, position, radius, visibility, start, config)
-
-
-SENSORS: dict[str, Sensor] = {
-    "footprint": FootprintSensor(),
-    "probabilistic": ProbabilisticSensor(),
+SENSORS = {
+    "footprint": Sensor(
+        lambda key, position, radius, visibility, start, config: footprint_mask(
+            position, radius, start, config
+        )
+    ),
+    "probabilistic": Sensor(chance_mask, needs_key=True),
 }
 """By `EnvConfig.sensing`."""
 
@@ -302,9 +256,12 @@ def look(
     cell = jnp.floor(position[:, 1::-1] / config.cell_size).astype(jnp.int32)
     starts = jax.vmap(_window_start, (0, None, None))(cell, window_cells(config), config)
     sensor = sensor or SENSORS[config.sensing]
-    keys = jax.random.split(key, position.shape[0]) if key is not None else None
+    keys = None
+    if sensor.needs_key:
+        assert key is not None
+        keys = jax.random.split(key, position.shape[0])
     masks = jax.vmap(sensor.mask, (0, 0, 0, None, 0, None))(
-        keys if sensor.needs_key else None, position, radius, visibility, starts, config
+        keys, position, radius, visibility, starts, config
     )
 
     # One drone after the other, for two footprints may overlap, and only the first counts a cell.

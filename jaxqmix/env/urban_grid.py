@@ -220,9 +220,6 @@ def step(
         violation=code == NO_FLY,
         border=code == BORDER,
     )
-    # The first step is credited with what was seen from the starts too.
-    seen, perimeter = jnp.where(state.time == 0, 0, jnp.stack([state.seen, state.perimeter]))
-    before = seen / jnp.maximum(state.city.coverable, 1)
     after = replace(
         state,
         unseen=unseen,
@@ -234,28 +231,35 @@ def step(
         seen=state.seen + newly,
         perimeter=state.perimeter + growth,
     )
-    covered = coverage(after)
+    flown = transition(state, after, events)
     terminated = parts.mission(config, parts.terms).complete(after)
-    step = reward.Transition(
-        before=state,
-        after=after,
-        events=events,
-        newly_seen=after.seen - seen,
-        perimeter_change=after.perimeter - perimeter,
-        coverage_before=before,
-        coverage=covered,
-        coverable=state.city.coverable,
-        time=after.time,
-    )
-    team_reward, added = reward.team_reward(step, params.reward, config, parts.terms)
+    team_reward, added = reward.team_reward(flown, params.reward, config, parts.terms)
     timestep = Timestep(
         observation=observe(after, params, air[:, 2:], config, parts.features),
         reward=team_reward,
         terminated=terminated,
         truncated=(after.time >= config.horizon) & ~terminated,
-        metrics={"coverage": covered, "reward_terms": added, **vars(events)},
+        metrics={"coverage": flown.coverage, "reward_terms": added, **vars(events)},
     )
     return after, timestep
+
+
+def transition(before: State, after: State, events: Events) -> reward.Transition:
+    """What the reward's terms may look at, of the step between two states."""
+    # The first step is credited with what was seen from the starts too.
+    seen, perimeter = jnp.where(before.time == 0, 0, jnp.stack([before.seen, before.perimeter]))
+    coverable = before.city.coverable
+    return reward.Transition(
+        before=before,
+        after=after,
+        events=events,
+        newly_seen=after.seen - seen,
+        perimeter_change=after.perimeter - perimeter,
+        coverage_before=seen / jnp.maximum(coverable, 1),
+        coverage=coverage(after),
+        coverable=coverable,
+        time=after.time,
+    )
 
 
 def draw_city(key: jax.Array, cities: City) -> City:
