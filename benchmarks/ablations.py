@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import parse, parser, save, show, with_settings, with_training
+from common import over_seeds, parse, parser, save, show, with_settings, with_training
 
 from jaxqmix.compilation import enable_cache
 from jaxqmix.config import RunConfig, to_dict
 from jaxqmix.env.mission import METRICS
 from jaxqmix.env.observation import feature_slices
 from jaxqmix.env.urban_grid import UrbanGrid
-from jaxqmix.evaluation import SELECTION, evaluator, summarise
+from jaxqmix.evaluation import SELECTION, evaluator
 from jaxqmix.presets import PRESETS, preset
 from jaxqmix.training import make_trainer
 
@@ -71,10 +71,9 @@ def train_seeds(config: RunConfig, seeds: int, episodes: int) -> list[dict[str, 
 
 
 def summary(name: str, reports: list[dict[str, float]]) -> dict[str, Any]:
-    """Means over seeds with 95 % bootstrap intervals."""
+    """Means over seeds with 95 % t intervals."""
     figures = {metric: [report[metric] for report in reports] for metric in METRICS}
-    row = {"variant": name, "seeds": len(reports), "per_seed": reports}
-    return row | summarise(figures, METRICS)
+    return {"variant": name, "per_seed": reports, **over_seeds(figures)}
 
 
 def show_rows(rows: list[dict[str, Any]]) -> None:

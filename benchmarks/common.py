@@ -24,6 +24,7 @@ from jaxqmix.compilation import jit
 from jaxqmix.config import ConfigError, RunConfig
 from jaxqmix.distributed import use_all_cores
 from jaxqmix.env.mission import METRICS
+from jaxqmix.evaluation import t_interval
 from jaxqmix.runner import Callback
 
 RESULTS = Path(__file__).parent / "results"
@@ -67,6 +68,18 @@ def summary(values: Iterable[float]) -> dict[str, float]:
     """Median, lowest and highest."""
     values = list(values)
     return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
+def over_seeds(metrics: dict[str, Sequence[float]]) -> dict[str, Any]:
+    """The mean over seeds, and `METRIC_ci95: [low, high]` by Student's t where there are
+    several, of each metric [seeds]."""
+    rows: dict[str, Any] = {"seeds": min(map(len, metrics.values()))}
+    for name, values in metrics.items():
+        mean, half = t_interval(values)
+        rows[name] = mean
+        if len(values) > 1:
+            rows[f"{name}_ci95"] = [mean - half, mean + half]
+    return rows
 
 
 def seconds_of(call: Callable[[], Any]) -> float:

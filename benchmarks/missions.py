@@ -2,7 +2,7 @@
 
 Trains every preset, mode and seed from the command line's own loop, and flies the final policy and
 every planner over the same 256 cities, once to the mission's end and once to the horizon. Writes
-means over seeds with 95 % bootstrap intervals, learning curves and coverage over time. Results of
+means over seeds with 95 % t intervals, learning curves and coverage over time. Results of
 other presets and modes that the file already holds are kept; if they have other settings than these
 presets have now, nothing is done.
 """
@@ -20,6 +20,7 @@ from common import (
     Stopwatch,
     good_enough,
     machine,
+    over_seeds,
     parse,
     parser,
     periodic,
@@ -32,7 +33,6 @@ from jaxqmix import api
 from jaxqmix.compilation import enable_cache
 from jaxqmix.config import RunConfig, to_dict
 from jaxqmix.env.mission import EVALUATED, METRICS
-from jaxqmix.evaluation import summarise
 from jaxqmix.planners import PLANNERS
 from jaxqmix.presets import PRESETS, preset
 from jaxqmix.runner import train
@@ -81,9 +81,12 @@ def train_seed(config: RunConfig, folder: Path) -> dict[str, Any]:
     return report
 
 
-def over_seeds(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds with bootstrap intervals, the worst seeds, and how many met the criteria."""
-    figures = {name: [report[name] for report in reports] for name in (*EVALUATED, "seconds")}
+def seeds_row(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over seeds with t intervals, the worst seeds, and how many met the criteria."""
+    figures = {
+        name: [report[name] for report in reports]
+        for name in (*EVALUATED, "t90_over_limit", "seconds")
+    }
     for name in ("coverage", "t90"):
         figures[f"horizon_{name}"] = [report["to_the_horizon"][name] for report in reports]
     for name in ("seconds_to_criteria", "env_steps_to_criteria"):
@@ -92,8 +95,7 @@ def over_seeds(reports: list[dict[str, Any]]) -> dict[str, Any]:
             del figures[name]
     ranges = {f"{name}_range": [min(values), max(values)] for name, values in figures.items()}
     return {
-        "seeds": len(reports),
-        **summarise(figures, tuple(figures)),
+        **over_seeds(figures),
         **ranges,
         "met": sum(all(report["success"].values()) for report in reports),
         "stable": sum(report["stable"] for report in reports),
@@ -259,7 +261,7 @@ def main() -> None:
                     )
                     for seed in range(arguments.seeds)
                 ]
-                row = {"preset": name, "policy": f"qmix {mode}", **over_seeds(reports)}
+                row = {"preset": name, "policy": f"qmix {mode}", **seeds_row(reports)}
                 results.append(row | {"machine": machine(), "per_seed": reports})
             results = [row | {"settings": settings(row, arguments.budget)} for row in results]
             rows = merged(rows, results)

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import parse, parser, save, show, with_env, with_training
+from common import over_seeds, parse, parser, save, show, with_env, with_training
 
 from jaxqmix import api
 from jaxqmix.compilation import enable_cache, jit
@@ -81,13 +81,6 @@ def flights(
     return mean
 
 
-def over_seeds(reports: list[dict[str, float]]) -> dict[str, Any]:
-    """The mean over seeds, and the range of t90."""
-    means = {name: float(np.mean([report[name] for report in reports])) for name in METRICS}
-    t90 = [report["t90"] for report in reports]
-    return means | {"seeds": len(reports), "t90_range": [min(t90), max(t90)]}
-
-
 def conditions(loaded_policies: list[api.LoadedPolicy], episodes: int) -> list[dict[str, Any]]:
     """One row for every condition, of policies that differ by nothing but their parameters."""
     first, seeds = loaded_policies[0], [loaded.policy for loaded in loaded_policies]
@@ -105,10 +98,20 @@ def conditions(loaded_policies: list[api.LoadedPolicy], episodes: int) -> list[d
         flown = [fly({}, loaded.under(world).policy) for loaded in loaded_policies]
         name = f"drones, {world.env.city_width / 1000:g} km"
         found.append(((name, world.env.drones), flown))
-    return [
-        {"policy": first.name, "condition": name, "value": value, **over_seeds(reports)}
-        for (name, value), reports in found
-    ]
+    return [row(first.name, condition, reports) for condition, reports in found]
+
+
+def row(policy: str, condition: tuple[str, float], reports: list[dict[str, float]]) -> dict:
+    """A condition's means over seeds; one planner has no interval."""
+    metrics = {name: [report[name] for report in reports] for name in METRICS}
+    return {"policy": policy, "condition": condition[0], "value": condition[1]} | over_seeds(
+        metrics
+    )
+
+
+def interval(row: dict) -> list[str]:
+    """The ends of t90's interval, where there is one."""
+    return [f"{bound:.1f}" for bound in row.get("t90_ci95", [])] or ["-", "-"]
 
 
 def resized(config: RunConfig, drones: float, side: float) -> RunConfig:
@@ -135,11 +138,11 @@ def main() -> None:
     rows = [row for those in policies for row in conditions(those, arguments.episodes)]
     show(
         f"{trained.preset}, {arguments.episodes} unseen cities for each condition",
-        ("condition", "value", "policy", "coverage", "t90", "lowest", "highest", "collisions",
+        ("condition", "value", "policy", "coverage", "t90", "from", "to", "collisions",
          "violations"),
         [
             (row["condition"], f"{row['value']:g}", row["policy"], f"{row['coverage']:.1%}",
-             f"{row['t90']:.1f}", *(f"{bound:.1f}" for bound in row["t90_range"]),
+             f"{row['t90']:.1f}", *interval(row),
              f"{row['collision_rate']:.3%}", f"{row['violation_rate']:.3%}")
             for row in sorted(rows, key=lambda row: (row["condition"], row["value"]))
         ],
