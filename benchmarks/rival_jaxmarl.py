@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from common import chained, seconds_of
 
-from jaxqmix.config import LearnerConfig, ReplayConfig, RunConfig, TrainingConfig
+from jaxqmix.config import EnvConfig, LearnerConfig, ReplayConfig, RunConfig, TrainingConfig
 from jaxqmix.env.base import Environment
 from jaxqmix.training import Trainer, make_trainer
 from jaxqmix.types import Observation, Timestep
@@ -126,6 +126,7 @@ def matched(algorithm: str, settings: dict[str, Any]) -> RunConfig:
     """Our run with its network, rollouts, replay and number of updates."""
     hidden, width = settings["HIDDEN_SIZE"], settings["MIXER_EMBEDDING_DIM"]
     return RunConfig(
+        env=EnvConfig(drones=SimpleSpread.agents, neighbours=SimpleSpread.agents - 1),
         learner=LearnerConfig(
             network="gru", hidden=hidden, layers=1, mixer=algorithm, mixing_width=width,
             target_update=1 / settings["TARGET_UPDATE_INTERVAL"],

@@ -67,7 +67,7 @@ def flights(
     mesh = make_mesh(lambda devices: episodes % devices == 0)
 
     def fly(values: dict, policy: Policy, keys: jax.Array) -> dict[str, jax.Array]:
-        world = Fixed(env.config, env.domain, values)
+        world = Fixed(env.config, env.domain, values=values)
         return fly_episodes(keys, world, policy)[0]
 
     everywhere = jit(on_each_device(fly, mesh, (REPLICATED, REPLICATED, SHARDED), SHARDED))

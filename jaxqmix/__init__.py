@@ -7,11 +7,12 @@ The names below load when they are first used, so that `import jaxqmix` is quick
                           sensing by chance: quick-probabilistic, ...; `config.replace(...)` changes
                           settings likewise
   make(config)            an environment: `reset(key, params)` and `step(key, state, actions,
-                          params)` of one swarm, for `jax.vmap` and `jax.jit`
+                          params)` of one swarm, for `jax.vmap` and `jax.jit`; `Parts` puts your
+                          own reward terms, features, sensor or mission into it
   with_city(config, city) the config for flights over a city file, or a folder of them; `CityMap` is
                           a literal city
   train(config, out)      trains a run in a folder and shows its progress; with `seeds=5` five of
-                          them side by side
+                          them side by side; with `env=` in a world of your own, any `Environment`
   load_policy(path)       a trained policy with its config: a `LoadedPolicy`
   scripted(name, config)  a scripted planner, one of `PLANNERS`, with a config: a
                           `LoadedPolicy`; `planner` is the policy alone
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from jaxqmix.config import RewardConfig as RewardConfig
     from jaxqmix.config import RunConfig as RunConfig
     from jaxqmix.distributed import use_all_cores as use_all_cores
+    from jaxqmix.env.base import Environment as Environment
+    from jaxqmix.env.urban_grid import Parts as Parts
     from jaxqmix.maps import CityMap as CityMap
     from jaxqmix.maps import with_city as with_city
     from jaxqmix.planners import PLANNERS as PLANNERS
@@ -84,6 +87,8 @@ _HOMES = {
     "planner": "jaxqmix.planners",
     "PLANNERS": "jaxqmix.planners",
     "make": "jaxqmix.api",
+    "Parts": "jaxqmix.env.urban_grid",
+    "Environment": "jaxqmix.env.base",
     "with_city": "jaxqmix.maps",
     "CityMap": "jaxqmix.maps",
     "train": "jaxqmix.api",

@@ -24,8 +24,9 @@ from jaxqmix.config import (
     refuse,
     require,
 )
+from jaxqmix.env.base import Environment
 from jaxqmix.env.observation import feature_slices
-from jaxqmix.env.urban_grid import UrbanGrid, mission_env
+from jaxqmix.env.urban_grid import PARTS, Parts, UrbanGrid, ending_at, mission_env
 from jaxqmix.evaluation import (
     EVALUATION,
     Evaluator,
@@ -41,7 +42,7 @@ from jaxqmix.planners import planner
 from jaxqmix.policies import greedy_policy
 from jaxqmix.rollout import fly_episodes
 from jaxqmix.runner import Callback
-from jaxqmix.training import make_parts
+from jaxqmix.training import in_world, make_parts
 from jaxqmix.types import EnvParams, Episode, Policy, State, Timestep, replace
 
 
@@ -49,6 +50,7 @@ def make(
     config: RunConfig | EnvConfig,
     domain: DomainConfig | None = None,
     city: str | Path | CityMap | None = None,
+    parts: Parts = PARTS,
 ) -> UrbanGrid:
     """An environment.
 
@@ -57,6 +59,7 @@ def make(
       domain: the ranges worlds are drawn from; by default the run's, or the defaults.
       city: flies over this city file, over those of this folder, or over this `CityMap`, whose
         sizes replace the config's; see `jaxqmix.with_city`.
+      parts: of the world, to put one's own in: `Parts(terms=(*TERMS, mine))`.
 
     Raises:
       ConfigError: on another type, and when the city cannot be read, or cannot be flown over.
@@ -67,7 +70,7 @@ def make(
     env, ranges = (config.env, config.domain) if isinstance(config, RunConfig) else (config, None)
     env = with_city(env, city)
     cities = stack([city], env) if isinstance(city, CityMap) else None
-    return UrbanGrid(env, domain or ranges or DomainConfig(), cities)
+    return UrbanGrid(env, domain or ranges or DomainConfig(), cities, parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,24 +82,38 @@ class LoadedPolicy:
 
     name: str
     config: RunConfig
-    make_policy: Callable[[RunConfig], Policy] = dataclasses.field(repr=False)
+    make_policy: Callable[[RunConfig, Environment | None], Policy] = dataclasses.field(repr=False)
+    """From the config and the world."""
     origin: RunConfig | None = dataclasses.field(default=None, repr=False)
     """What the policy was trained or made for, where that may differ from `config`."""
+    world: Environment | None = dataclasses.field(default=None, repr=False)
+    """Where the policy flies, if that is another than the config's."""
 
     @functools.cached_property
     def policy(self) -> Policy:
         """The policy for worlds of the config: a pytree, and hashable."""
-        return self.make_policy(self.config)
+        return self.make_policy(self.config, self.world)
 
     @property
-    def env(self) -> UrbanGrid:
+    def env(self) -> Environment:
         """The world that the policy flies in."""
-        return make(self.config)
+        if isinstance(self.world, UrbanGrid):
+            return replace(self.world, config=self.config.env, domain=self.config.domain)
+        return self.world or make(self.config)
 
     def under(self, config: RunConfig) -> LoadedPolicy:
         """The same policy under another config: another weather, say, or more drones."""
         require_config(config)
         return dataclasses.replace(self, config=config, origin=self.origin or self.config)
+
+    def inside(self, world: Environment) -> LoadedPolicy:
+        """The same policy in a world of one's own; raises `ConfigError` where agents observe
+        another number of features there."""
+        config, origin = in_world(self.config, world), self.origin or self.config
+        there, here = (env.observation_spec().agents.shape[-1] for env in (world, self.env))
+        allowed = f"agents observe {there} features there, and the policy takes {here}"
+        require(there == here, "env", shown(world), allowed)
+        return dataclasses.replace(self, config=config, world=world, origin=origin)
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -110,6 +127,7 @@ def load_policy(
     path: str | Path,
     drones: int | None = None,
     city: str | Path | None = None,
+    env: Environment | None = None,
     **settings: Any,
 ) -> LoadedPolicy:
     """A trained policy.
@@ -118,6 +136,7 @@ def load_policy(
       path: a run's folder or one of its checkpoints.
       drones: fly with so many instead; the policy is the same for every swarm.
       city: fly over this city file, or the cities of this folder, instead.
+      env: the world that it was trained in, where that was given to `train`.
       **settings: of the run to change, as by `RunConfig.replace`: `**{"domain.packet_loss": 0.5}`.
 
     Raises:
@@ -126,9 +145,9 @@ def load_policy(
         cannot observe it.
     """
     enable_cache()
-    trained, parameters, _ = checkpoints.load(Path(path))
+    trained, parameters, _ = checkpoints.load(Path(path), env)
     make_policy = functools.partial(learned_policy, trained, parameters["agent"])
-    loaded = LoadedPolicy(trained.learner.mixer, trained, make_policy)
+    loaded = LoadedPolicy(trained.learner.mixer, trained, make_policy, world=env)
     if drones is not None:
         settings["env.drones"] = drones
     if not settings and city is None:
@@ -138,12 +157,17 @@ def load_policy(
     return loaded.under(config)
 
 
-def learned_policy(trained: RunConfig, parameters: Parameters, config: RunConfig) -> Policy:
-    """The greedy policy of an agent's parameters for worlds of a config; raises `ConfigError` where
-    drones observe other numbers there than those trained."""
+def learned_policy(
+    trained: RunConfig,
+    parameters: Parameters,
+    config: RunConfig,
+    world: Environment | None = None,
+) -> Policy:
+    """The greedy policy of an agent's parameters for worlds of a config, or for its own; raises
+    `ConfigError` where drones observe other numbers there than those trained."""
     check_observation(config, trained)
-    _, learner = make_parts(without_city(trained), axis=None)
-    env, symmetric = mission_env(without_city(config)), config.evaluation.symmetric
+    _, learner = make_parts(without_city(trained), axis=None, env=world)
+    env, symmetric = world or mission_env(without_city(config)), config.evaluation.symmetric
     return jit(lambda parameters: greedy_policy(learner, parameters, env, symmetric))(parameters)
 
 
@@ -188,7 +212,7 @@ def scripted(
     return loaded.under(config)
 
 
-def planned_policy(name: str, config: RunConfig) -> Policy:
+def planned_policy(name: str, config: RunConfig, world: Environment | None = None) -> Policy:
     """A scripted planner for worlds of a config."""
     return planner(name, config.env)
 
@@ -213,7 +237,8 @@ def as_loaded_policy(
     policy: LoadedPolicy | Policy | Callable,
     config: RunConfig | None = None,
     city: str | Path | CityMap | None = None,
-) -> tuple[LoadedPolicy, UrbanGrid]:
+    env: Environment | None = None,
+) -> tuple[LoadedPolicy, Environment]:
     """Any policy with the config that it flies under, and the world.
 
     Args:
@@ -221,12 +246,14 @@ def as_loaded_policy(
         (actions, hidden_state)` without a hidden state (then it gets `()`).
       config: required with a bare policy; takes the place of a loaded policy's own.
       city: as of `make`.
+      env: as of `evaluate`.
 
     Raises:
       ConfigError: when it is none of these, or does not fit the world.
     """
     if isinstance(policy, LoadedPolicy):
         loaded = policy if config is None else policy.under(config)
+        loaded = loaded if env is None else loaded.inside(env)
     else:
         words = "must be a policy: jaxqmix.load_policy(run), jaxqmix.scripted(name, config), or a "
         words += "function (key, state, timestep, hidden_state) -> (actions, hidden_state)"
@@ -236,10 +263,13 @@ def as_loaded_policy(
         require_config(config)
         name = getattr(policy, "__name__", type(policy).__name__)
         flown: Policy = policy if is_tree(policy) else Opaque(policy)  # type: ignore[assignment]
-        check_policy(flown, config)
-        loaded = LoadedPolicy(name, config, lambda _: flown)
-    if city is not None:
-        loaded = loaded.under(with_city(loaded.config, city))
+        loaded = LoadedPolicy(name, in_world(config, env), lambda *_: flown, world=env)
+        check_policy(flown, loaded.env)
+    if city is None:
+        return loaded, loaded.env
+    if loaded.world is not None:
+        refuse("city", shown(city), "the policy flies in a world of its own")
+    loaded = loaded.under(with_city(loaded.config, city))
     return loaded, make(loaded.config, city=city if isinstance(city, CityMap) else None)
 
 
@@ -272,9 +302,8 @@ class Opaque:
         return self.policy(key, state, timestep, hidden_state)
 
 
-def check_policy(policy: Policy, config: RunConfig) -> None:
+def check_policy(policy: Policy, env: Environment) -> None:
     """Raises `ConfigError` when a policy's actions or hidden state have wrong shapes."""
-    env = make(config)
 
     def first(key: jax.Array) -> tuple:
         state, timestep = env.reset(key, env.draw_params(key))
@@ -289,15 +318,15 @@ def check_policy(policy: Policy, config: RunConfig) -> None:
         return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
     actions, before, after = jax.eval_shape(first, jax.random.key(0))
-    right = actions.shape == (config.env.drones,) and jnp.issubdtype(actions.dtype, jnp.integer)
+    right = actions.shape == (env.agents,) and jnp.issubdtype(actions.dtype, jnp.integer)
     returned = f"{actions.dtype}{list(actions.shape)}"
-    require(right, "policy's actions", returned, f"must be integers [{config.env.drones}]")
+    require(right, "policy's actions", returned, f"must be integers [{env.agents}]")
     same = "must have the structure, shapes and types of initial_hidden_state()"
     require(kinds(before) == kinds(after), "policy's hidden state", shown(after), same)
 
 
 @functools.lru_cache(maxsize=32)
-def program(env: UrbanGrid, batch: int, keep: bool) -> Evaluator:
+def program(env: Environment, batch: int, keep: bool) -> Evaluator:
     """The evaluation of any policy in a world; policies that differ by their arrays only are
     compiled once."""
     enable_cache()
@@ -330,6 +359,7 @@ def evaluate(
     keep: bool = False,
     curve: bool = False,
     city: str | Path | CityMap | None = None,
+    env: Environment | None = None,
 ) -> tuple[dict[str, Any], Episode | None]:
     """Flies held-out cities.
 
@@ -343,6 +373,7 @@ def evaluate(
       keep: also return the recorded episodes [E, ...].
       curve: also report `coverage_over_time`; see `jaxqmix.evaluation.coverage_over_time`.
       city: fly over this one, as of `make`; the seed then decides starts, weather and chances.
+      env: fly in this world, such as `make(config, parts=...)`, or any `Environment`.
 
     Returns:
       The report (metrics with 95 % confidence intervals, and `success` by criterion), and the
@@ -353,29 +384,40 @@ def evaluate(
     """
     require_whole("episodes", episodes, 1, 2**31 - 1)
     require_whole("seed", seed, 0, 2**32 - 1)
-    loaded, env = as_loaded_policy(policy, config, city)
-    config = loaded.config
-    if to_horizon:
-        env = dataclasses.replace(env, config=replace(env.config, coverage_target=1.0))
-    fly = program(env, min(int(episodes), config.evaluation.episodes), keep)
+    loaded, env = as_loaded_policy(policy, config, city, env)
+    env = without_end(env) if to_horizon else env
+    fly = program(env, min(int(episodes), loaded.config.evaluation.episodes), keep)
     metrics, recorded = fly(loaded.policy, int(seed), int(episodes))
-    summary = summarise(metrics)
+    about = {"episodes": int(episodes), "seed": int(seed), "to_horizon": to_horizon}
+    report = evaluation_report(loaded, about, metrics)
+    if curve:
+        progress = env.mission.progress
+        report[f"{progress}_over_time"] = coverage_over_time(metrics, progress)
+    return report, recorded
+
+
+def without_end(env: Environment) -> UrbanGrid:
+    """The same world, where no mission is complete before all is seen."""
+    if not isinstance(env, UrbanGrid):
+        refuse("to_horizon", True, f"{env.name} alone says when its missions end")
+    return ending_at(env, 1.0)
+
+
+def evaluation_report(
+    loaded: LoadedPolicy, about: dict[str, Any], metrics: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """What `evaluate` says of flown episodes."""
+    config, summary = loaded.config, summarise(metrics)
     report = {
         "preset": config.preset,
         "policy": loaded.name,
-        "episodes": int(episodes),
         "drones": config.env.drones,
-        "seed": int(seed),
-        "to_horizon": to_horizon,
+        **about,
         "changed": loaded.changed,
         **summary,
         "success": success(summary, config.evaluation),
     }
-    if loaded.config.env.city:
-        report["city"] = loaded.config.env.city
-    if curve:
-        report["coverage_over_time"] = coverage_over_time(metrics)
-    return report, recorded
+    return report | ({"city": config.env.city} if config.env.city else {})
 
 
 def require_whole(setting: str, value: Any, low: int, high: int) -> None:
@@ -391,11 +433,12 @@ def record(
     *,
     seed: int = 0,
     city: str | Path | CityMap | None = None,
+    env: Environment | None = None,
 ) -> Episode:
     """One recorded episode, for `jaxqmix.show` and `jaxqmix.render.render`; arguments as of
     `evaluate`."""
     require_whole("seed", seed, 0, 2**32 - 1)
-    loaded, env = as_loaded_policy(policy, config, city)
+    loaded, env = as_loaded_policy(policy, config, city, env)
     _, episodes = program(env, 1, True)(loaded.policy, int(seed), 1)
     return jax.tree.map(lambda leaf: leaf[0], episodes)
 
@@ -424,6 +467,7 @@ def recorder(
       in `record`.
     """
     loaded, env = as_loaded_policy(policy, config, city)
+    require(isinstance(env, UrbanGrid), "policy", loaded.name, "it flies in a world of its own")
     fly = recording(env)
 
     def one(params: EnvParams, seed: int = 0) -> Episode:
@@ -513,6 +557,7 @@ def train(
     callback: Callback | None = None,
     wandb: str | None = None,
     seeds: int | None = None,
+    env: Environment | None = None,
 ) -> dict[str, Any] | list[dict[str, Any]] | None:
     """Trains a run in a folder, and shows its progress in the terminal or the notebook.
 
@@ -526,6 +571,8 @@ def train(
       wandb: also log to this project of Weights & Biases (extra `wandb`); not with `seeds`.
       seeds: train so many runs side by side in one program, with the config's seed and those that
         follow, in `out/seed-0` and so on; see `jaxqmix.seeds.train_seeds`.
+      env: train in this world, such as `make(config, parts=...)`, or any `Environment`. Whoever
+        loads the policy gives it again.
 
     Returns:
       The final evaluation (see `metrics.jsonl`), with `seeds` a list of them; or None when it was
@@ -543,9 +590,9 @@ def train(
     enable_cache()
     callback = callback or (Callback() if quiet else console.callback(Path(out), seeds))
     if seeds is None:
-        return runner.train(config, out, resume, callback, wandb)
+        return runner.train(config, out, resume, callback, wandb, env)
     require(wandb is None, "wandb", wandb, "with seeds, runs log to TensorBoard")
-    return train_seeds(config, out, seeds, resume, callback)
+    return train_seeds(config, out, seeds, resume, callback, env)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,10 +37,11 @@ from jax.sharding import Mesh
 from jaxqmix.compilation import tree_bytes
 from jaxqmix.config import ConfigError, NotFiniteError, RunConfig, from_dict, shown, to_dict
 from jaxqmix.distributed import host_memory
+from jaxqmix.env.base import Environment
 from jaxqmix.learner.networks import Parameters
 from jaxqmix.maps import without_city
 from jaxqmix.metrics import runs_in
-from jaxqmix.training import TrainState, make_trainer
+from jaxqmix.training import TrainState, make_parts
 
 KINDS = ("latest", "best", "final")
 FOLDER, DAMAGED, ABOUT = "checkpoints", "damaged", "about.json"
@@ -555,11 +556,12 @@ def find(path: Path) -> list[Path]:
     return found
 
 
-def load(path: Path) -> tuple[RunConfig, Parameters, int]:
+def load(path: Path, env: Environment | None = None) -> tuple[RunConfig, Parameters, int]:
     """A trained policy.
 
     Args:
       path: a run's folder (its final checkpoint, else the best, else the latest), or a checkpoint.
+      env: the world that it was trained in, where that is another than the config's.
 
     Returns:
       The run's config, the averaged parameters and the checkpoint's step.
@@ -571,8 +573,14 @@ def load(path: Path) -> tuple[RunConfig, Parameters, int]:
     def read(folder: Path) -> tuple[RunConfig, Parameters, int]:
         about = read_about(folder)
         config = from_dict(about["config"])
+        if config.world and env is None:
+            raise CheckpointError(
+                f"checkpoint = {path} is not allowed: it was trained in {config.world}, a world of "
+                "its own; load it in Python: load_policy(path, env=...)"
+            )
         # The policy's shape needs no city file, which may have moved.
-        shape = make_trainer(without_city(config)).state_shapes.learner.ema
+        _, learner = make_parts(without_city(config), axis=None, env=env)
+        shape = jax.eval_shape(learner.init, jax.random.key(0)).ema
         return config, _read(folder, "policy", about, shape), about["step"]
 
     return first_readable(find(Path(path)), read, path)[1]

@@ -650,7 +650,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             sys.exit(run([expand_home(word) for word in given]))
         finally:
-            sys.stdout.flush()  # Here, for at Python's end nobody answers a broken pipe.
+            if sys.stdout is not None:  # as without a terminal on Windows
+                sys.stdout.flush()  # Here, for at Python's end nobody answers a broken pipe.
     except NotFiniteError as error:
         print(f"jaxqmix: {error}", file=sys.stderr)
         sys.exit(1)

@@ -121,9 +121,11 @@ def verdict(
     """
     demands = criteria(config.evaluation)
     failed = [name for name, met in report["success"].items() if not met]
-    words = [f"{name.replace('_', ' ')} {demands[name]}" for name in failed or demands]
+    words = [f"{name.replace('_', ' ')} {demands[name]}" for name in failed or report["success"]]
     lines = [("bad", "criteria not met: ") if failed else ("good", "criteria met: ")]
     lines = [(lines[0][0], lines[0][1] + ", ".join(words))]
+    if "mission_success" not in report:  # another world
+        return lines
     done, horizon = report["mission_success"], config.env.horizon
     target = percent(min(0.95, config.env.coverage_target))
     kind = "good" if done >= MANY else "fair" if done >= 0.5 else "bad"

@@ -49,6 +49,13 @@ ROWS = (
     ("t90_over_limit", "t90 / limit", "{:.2f}"),
     ("mission_success", "completed", "{:.1%}"),
 )
+LEARNT = (
+    ("return", "return", "{:.2f}"),
+    ("coverage", "coverage", "{:.0%}"),
+    ("collision_rate", "collisions", "{:.2%}"),
+    ("violation_rate", "violations", "{:.2%}"),
+)
+"""Of a training report, in lines."""
 COLUMNS = (
     ("env_steps", "env steps", "{:,}"),
     ("coverage", "coverage", "{:.1%}"),
@@ -88,11 +95,10 @@ class Console(Callback):
     def on_start(self, config: RunConfig, step: int, memory: dict[str, int]) -> None:
         """Says what is about to run, and shows the bar."""
         self._config = config
-        env, training = config.env, config.training
+        training = config.training
         self._say(
-            f"[bold]{escape(config.preset)}[/bold]: {env.drones} drones, "
-            f"{env.city_width / 1000:g} x {env.city_length / 1000:g} km of {env.cell_size:g} m "
-            f"cells, horizon {env.horizon}; {config.learner.mixer}, {training.mode}, "
+            f"[bold]{escape(config.preset)}[/bold]: {escape(world_words(config))}, "
+            f"horizon {config.env.horizon}; {config.learner.mixer}, {training.mode}, "
             f"{training.swarms:,} swarms (scale {config.scale}), {config.budget:,} env steps, "
             f"{seed_words(training.seed, self._seeds)}"
         )
@@ -182,6 +188,10 @@ class Console(Callback):
                 "seeds.json, with means and 95 % intervals, are there too"
             )
             return
+        assert self._config is not None
+        if self._config.world:
+            self._say(f"checkpoints, metrics and curves.png are in {out}")
+            return
         self._say(f"checkpoints, metrics, curves.png and replay.gif are in {out}")
         self._say("next:")
         self._say(f"  jaxqmix render {out} --out swarm.html   watch it fly, in a browser")
@@ -207,6 +217,17 @@ class Console(Callback):
             self._bar = None
 
 
+def world_words(config: RunConfig) -> str:
+    """What flies where."""
+    env = config.env
+    if config.world:
+        return f"{env.drones} agents in {config.world}"
+    return (
+        f"{env.drones} drones, {env.city_width / 1000:g} x {env.city_length / 1000:g} km of "
+        f"{env.cell_size:g} m cells"
+    )
+
+
 def seed_words(first: int, seeds: int | None) -> str:
     """Which seeds are trained."""
     return f"seeds {first} to {first + seeds - 1}" if seeds and seeds > 1 else f"seed {first}"
@@ -223,15 +244,19 @@ def figures(report: Report) -> tuple[str, ...]:
         return "-" if report[name] is None else form.format(report[name]) + spread
 
     times = f"{len(seeds)} x " if seeds else ""
-    learnt = f"return {show('return', '{:.2f}')}   coverage {show('coverage', '{:.0%}')}   "
-    flown = f"collisions {show('collision_rate', '{:.2%}')}   "
-    flown += f"violations {show('violation_rate', '{:.2%}')}"
+    told = [(name, label, form) for name, label, form in LEARNT if name in report]
+    shown = [f"{label} {show(name, form)}   " for name, label, form in told]
+    learnt, flown = "".join(shown[:2]), "".join(shown[2:]).rstrip()
     loss = f"loss {report['loss']:.3g}"
     return (
         f"episode {report['episodes']:,.0f}   env steps {report['env_steps']:,}   "
         f"{times}{report['env_steps_per_second']:,.0f} env steps/s   "
         f"epsilon {report['epsilon']:.2f}",
-        *((learnt + loss, flown) if seeds else (f"{learnt}{flown}   {loss}",)),
+        *(
+            (learnt + loss, flown)
+            if seeds
+            else ("   ".join(filter(None, [learnt.rstrip(), flown, loss])),)
+        ),
     )
 
 
@@ -326,17 +351,19 @@ def evaluation_header() -> str:
 
 def evaluation_row(report: Report) -> str:
     """An evaluation in one row, and whether its criteria are met, or by how many seeds."""
-    cells = [f"{form.format(report[name]):>11}" for name, _, form in COLUMNS]
+    cells = [form.format(report[name]) if name in report else "-" for name, _, form in COLUMNS]
     words = "met" if all(report["success"].values()) else "not met"
     if "seeds" in report:
         passed = [all(each["success"].values()) for each in report["seeds"]]
         words = f"met by {sum(passed)} of {len(passed)}"
-    return f"{''.join(cells)}  {words}"
+    return f"{''.join(f'{cell:>11}' for cell in cells)}  {words}"
 
 
 def known_planners(config: RunConfig) -> dict[str, dict[str, Any]]:
     """Reports of planners over the cities of the final evaluation, where they have flown before."""
     episodes, seed = config.evaluation.final_episodes, config.evaluation.seed
+    if config.world:
+        return {}
     return planner_reports(config, episodes=episodes, seed=seed, only_known=True)
 
 

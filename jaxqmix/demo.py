@@ -65,13 +65,13 @@ def without_city(arguments: list[str]) -> tuple[list[str], str | None]:
     return arguments, None
 
 
-def over_city(name: str, city: str | None) -> RunConfig:
+def over_city(name: str, city: str | None, scale: str = "cpu") -> RunConfig:
     """A preset for flights over a city; raises `ConfigError` on a bad file."""
     if city is None:
-        return preset(name)
+        return preset(name, scale)
     from jaxqmix.maps import with_city
 
-    return with_city(preset(name), city)
+    return with_city(preset(name, scale), city)
 
 
 def ask(question: str, allowed: tuple[str, ...]) -> str | None:
@@ -223,7 +223,9 @@ def unfinished(folder: Path, name: str, city: str | None = None) -> bool:
     """Whether a run stopped early, can go on, and has the settings of a preset over this city."""
     if finished(folder) or not saved(folder):
         return False
-    return plain(settings(folder)) == plain(to_dict(over_city(name, city)))
+    found = settings(folder)
+    scale = "gpu" if found.get("scale") == "gpu" else "cpu"  # of the device where it began
+    return plain(found) == plain(to_dict(over_city(name, city, scale)))
 
 
 def unfinished_federation(folder: Path, city: str | None = None) -> bool:
@@ -232,7 +234,12 @@ def unfinished_federation(folder: Path, city: str | None = None) -> bool:
         return False
     wanted = dataclasses.asdict(FEDERATION)
     found, quick = plain(settings(folder)), plain(to_dict(over_city("quick", city)))
-    same = all(found.get(part) == quick[part] for part in ("env", "domain", "learner"))
+    for each in (found, quick):
+        each.get("training", {}).pop("env_steps", None)
+    same = all(
+        found.get(part) == quick[part]
+        for part in ("env", "domain", "learner", "training", "evaluation")
+    )
     return same and plain(settings(folder, "federation.json")) == plain(wanted)
 
 

@@ -22,7 +22,7 @@ from jaxqmix.distributed import (
     shardings,
 )
 from jaxqmix.env.base import Environment
-from jaxqmix.env.mission import EVALUATED
+from jaxqmix.env.mission import METRICS
 from jaxqmix.rollout import fly_episodes
 from jaxqmix.types import Episode, Policy
 
@@ -119,7 +119,12 @@ def _joined(batches: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
 
 
-def summarise(metrics: dict[str, Any], names: Sequence[str] = EVALUATED) -> dict[str, Any]:
+def metric_order(name: str) -> tuple[int, str]:
+    """Sorts names of metrics: those that every mission over a city has first."""
+    return METRICS.index(name) if name in METRICS else len(METRICS), name
+
+
+def summarise(metrics: dict[str, Any], names: Sequence[str] | None = None) -> dict[str, Any]:
     """Means over episodes (or seeds), and `METRIC_ci95: [low, high]` by bootstrap over them.
 
     With `t90` and `limit` among them also `t90_over_limit`, the means' quotient, unless 90 % are
@@ -127,8 +132,10 @@ def summarise(metrics: dict[str, Any], names: Sequence[str] = EVALUATED) -> dict
 
     Args:
       metrics: [E] each.
-      names: of the metrics to summarise.
+      names: of the metrics to summarise; all by default.
     """
+    if names is None:
+        names = sorted((name for name in metrics if metrics[name].ndim == 1), key=metric_order)
     summary: dict[str, Any] = {}
     means = {}
 
@@ -159,21 +166,28 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, float(stdtrit(count - 1, 0.975) * error)
 
 
-def coverage_over_time(metrics: dict[str, np.ndarray]) -> dict[str, list[float]]:
+def coverage_over_time(
+    metrics: dict[str, np.ndarray], progress: str = "coverage"
+) -> dict[str, list[float]]:
     """Coverage after 0, 1, ... T env steps: its mean over episodes, and 10th and 90th percentile.
 
     An episode that ends early keeps its last coverage.
+
+    Args:
+      metrics: of an `Evaluator`.
+      progress: what the mission draws over time, if it is not coverage.
     """
-    coverage = np.asarray(metrics["coverage_over_time"], np.float64)
-    curves = {"mean": coverage.mean(axis=0)}
-    curves["p10"], curves["p90"] = np.quantile(coverage, [0.1, 0.9], axis=0)
+    values = np.asarray(metrics[f"{progress}_over_time"], np.float64)
+    curves = {"mean": values.mean(axis=0)}
+    curves["p10"], curves["p90"] = np.quantile(values, [0.1, 0.9], axis=0)
     return {name: curve.round(5).tolist() for name, curve in curves.items()}
 
 
 def success(summary: dict[str, Any], config: EvaluationConfig) -> dict[str, bool]:
-    """Which success criteria are met; one boolean each."""
-    return {
-        "collision_rate": summary["collision_rate"] < config.max_collision_rate,
-        "return": summary["return"] > config.min_return,
-        "coverage": summary["coverage"] >= config.min_coverage,
+    """Which success criteria are met; one boolean for each that the world has a metric of."""
+    met = {
+        "collision_rate": lambda rate: rate < config.max_collision_rate,
+        "return": lambda value: value > config.min_return,
+        "coverage": lambda share: share >= config.min_coverage,
     }
+    return {name: bool(holds(summary[name])) for name, holds in met.items() if name in summary}

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxqmix.env.base import Environment, Mission
+from jaxqmix.config import ConfigError
+from jaxqmix.env.base import Environment, Mission, Recorder
 from jaxqmix.types import Policy, Sequences, Timestep, pytree_dataclass, replace
 
 CONSTANT: Any = None
@@ -160,6 +161,13 @@ def auto_reset(
     return jax.tree.map(place, swarms, fresh)
 
 
+def find_recorder(env: Environment) -> Recorder:
+    """The world's recorder; raises `ConfigError` where there is none."""
+    if env.recorder is None:
+        raise ConfigError(f"env = {env.name} is not allowed: it records no episodes")
+    return env.recorder
+
+
 def fly_episodes(
     keys: jax.Array, env: Environment, policy: Policy, record: int = 0
 ) -> tuple[dict[str, jax.Array], Any]:
@@ -181,7 +189,8 @@ def fly_episodes(
     swarms = begin(begin_keys, env, policy)
     mission, whole = env.mission, swarms.state
     watched = _first(swarms, record)
-    carry = jax.vmap(env.recorder.init)(watched.state, watched.params) if record else None
+    recorder = find_recorder(env) if record else None
+    carry = jax.vmap(recorder.init)(watched.state, watched.params) if recorder else None
 
     def progress(swarms: Swarms) -> jax.Array:
         return jax.vmap(mission.metrics)(swarms.statistics)[mission.progress]
@@ -192,9 +201,9 @@ def fly_episodes(
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(fly_keys, time)
         swarms, actions = fly_step(step_keys, before, policy, env)
         kept = None
-        if record:
+        if recorder:
             now, done = _first(swarms, record), before.done[:record]
-            carry, kept = jax.vmap(env.recorder.update)(
+            carry, kept = jax.vmap(recorder.update)(
                 carry, done, now.state, now.params, now.timestep, actions[:record]
             )
         output = (progress(swarms), kept)
@@ -206,12 +215,11 @@ def fly_episodes(
     metrics = jax.vmap(mission.metrics)(last.statistics)
     metrics |= jax.vmap(mission.bounds)(swarms.state, swarms.params)
     metrics |= {f"{mission.progress}_over_time": over_time}
-    if not record:
+    if not recorder:
         return metrics, None
-    recorded = jax.vmap(env.recorder.finish, (0, 0, 0, 1, 0, 0))(
-        watched.state, watched.params, carry, kept, over_time[:record],
-        last.statistics.length[:record],
-    )  # fmt: skip
+    recorded = jax.vmap(recorder.finish, (0, 0, 0, 1, 0))(
+        watched.state, watched.params, carry, kept, last.statistics.length[:record]
+    )
     return metrics, recorded
 
 

@@ -24,11 +24,12 @@ from jaxqmix.background import Background
 from jaxqmix.compilation import compile_ahead, jit, require_float32, require_no_fork
 from jaxqmix.config import ConfigError, NotFiniteError, RunConfig, from_dict, require, to_dict
 from jaxqmix.distributed import device_memory, dispatches_ahead
-from jaxqmix.env.mission import METRICS
+from jaxqmix.env.base import Environment
 from jaxqmix.evaluation import (
     SELECTION,
     coverage_over_time,
     evaluator,
+    metric_order,
     success,
     summarise,
 )
@@ -53,6 +54,7 @@ from jaxqmix.training import (
     Metrics,
     Trainer,
     TrainState,
+    in_world,
     make_trainer,
     report_interval,
 )
@@ -298,12 +300,14 @@ class RunFolder:
             "success": success(summary, self.config.evaluation),
         }
 
-    def draw(self, episode: Episode, step: int) -> None:
-        """Draws the curves, and a replay of an episode."""
+    def draw(self, episode: Episode | None, step: int) -> None:
+        """Draws the curves, and a replay of an episode if there is one."""
         from jaxqmix.render import render
         from jaxqmix.render.curves import load_runs, plot_runs
 
         plot_runs(load_runs([self.folder]), self.folder / "curves.png")
+        if episode is None:
+            return
         replay = self.folder / "replay.gif"
         title = f"{self.config.learner.mixer} in {self.config.preset}"
         render(episode, replay, cell_size=self.config.env.cell_size, title=title)
@@ -321,6 +325,7 @@ class Run:
         resume: bool = False,
         wandb: str | None = None,
         seeds: int | None = None,
+        env: Environment | None = None,
     ):
         """Checks everything, compiles, takes memory, and creates the folders; see `train`.
 
@@ -331,10 +336,12 @@ class Run:
           resume: whether the folders hold the runs already.
           wandb: as of `train`.
           seeds: as of `make_trainer`.
+          env: as of `make_trainer`.
         """
+        configs = [in_world(config, env) for config in configs]
         self.config, self.callback = configs[0], callback
         began = time.perf_counter()
-        self.trainer: Trainer = make_trainer(self.config, seeds)
+        self.trainer: Trainer = make_trainer(self.config, seeds, env)
         self.step, state = self.restore(configs, folders) if resume else (0, None)
         memory = memory_needed(self.trainer)
         available = device_memory(list(self.trainer.mesh.devices.flat))
@@ -346,7 +353,7 @@ class Run:
             self.trainer.env,
             self.trainer.policy,
             self.config.evaluation.episodes,
-            record="first",
+            record="none" if self.trainer.env.recorder is None else "first",
             seeds=seeds,
         )
         programs = self._compile(begin=state is None)
@@ -519,12 +526,14 @@ class Run:
         for run, report in zip(self.runs, reports, strict=True):
             self.background.submit(run.metrics.write, report)
         self.background.wait()
+        progress = self.trainer.env.mission.progress
         for run, report, own in zip(self.runs, reports, each, strict=True):
-            whole = report | {"coverage_over_time": coverage_over_time(own)}
+            whole = report | {f"{progress}_over_time": coverage_over_time(own, progress)}
             write_json(run.folder / FINAL, whole)
         self.callback.on_evaluation(together(reports))
         self.callback.on_activity("drawing the curves and a replay")
-        episodes = self.trainer.split(jax.tree.map(lambda leaf: leaf[0], recorded))
+        first = jax.tree.map(lambda leaf: leaf[0], recorded)
+        episodes = self.trainer.split(first) if first is not None else [None] * len(self.runs)
         for run, episode in zip(self.runs, episodes, strict=True):
             run.draw(episode, self.step)
         return reports
@@ -609,8 +618,7 @@ def training_report(metrics: Metrics, step: int, config: RunConfig, speed: float
     for name in MEANS:
         report[name] = float(metrics.learner[name] / metrics.iterations)
     report["epsilon"] = float(metrics.epsilon)
-    known = {name: place for place, name in enumerate(METRICS)}
-    for name in sorted(metrics.episodes.keys() - {"episodes"}, key=lambda n: (known.get(n, 99), n)):
+    for name in sorted(metrics.episodes.keys() - {"episodes"}, key=metric_order):
         report[name] = float(metrics.episodes[name]) / ended if ended else None
     return report
 
@@ -621,6 +629,7 @@ def train(
     resume: bool = False,
     callback: Callback | None = None,
     wandb: str | None = None,
+    env: Environment | None = None,
 ) -> Report | None:
     """Trains a run in a folder.
 
@@ -631,6 +640,7 @@ def train(
         machine, versions and number of devices.
       callback: hears of the progress.
       wandb: also log to this project of Weights & Biases (extra `wandb`).
+      env: the world, where it is another than the config's.
 
     Returns:
       The final evaluation (see `metrics.jsonl`), or None when it was asked to stop early.
@@ -642,7 +652,7 @@ def train(
         import_wandb(wandb)
     folder = local_path("out", out)
     check_folder(Path(out).expanduser(), resume)  # An error names it as it was given.
-    run = partial(Run, [config], [folder], wandb=wandb)
+    run = partial(Run, [config], [folder], wandb=wandb, env=env)
     reports = begin(run, [folder], resume, callback or Callback())
     return reports[0] if reports else None
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxqmix import checkpoints
 from jaxqmix.config import ConfigError, RunConfig, require, shown
+from jaxqmix.env.base import Environment
 from jaxqmix.evaluation import t_interval
 from jaxqmix.metrics import SETTINGS, local_path, runs_in
 from jaxqmix.runner import (
@@ -41,6 +42,7 @@ def train_seeds(
     seeds: int,
     resume: bool = False,
     callback: Callback | None = None,
+    env: Environment | None = None,
 ) -> list[Report] | None:
     """Trains runs that differ by nothing but the seed side by side, in `out/seed-0` and so on.
 
@@ -53,6 +55,7 @@ def train_seeds(
       seeds: how many.
       resume: continue all runs from the newest step at which each has a checkpoint.
       callback: hears of the progress; reports are means, with the runs' own under `seeds`.
+      env: the world, where it is another than the config's.
 
     Returns:
       The final evaluations, by seed, or None when it was asked to stop early.
@@ -65,7 +68,7 @@ def train_seeds(
     names = [f"seed-{each.training.seed}" for each in configs]
     given, folders = Path(out).expanduser(), [folder / name for name in names]
     check_folders(given, [given / name for name in names], resume)  # Errors name it as given.
-    run = partial(SeedRuns, configs, folders, seeds=seeds)
+    run = partial(SeedRuns, configs, folders, seeds=seeds, env=env)
     return begin(run, folders, resume, callback or Callback())
 
 
@@ -113,7 +116,7 @@ class SeedRuns(Run):
         self, configs: Sequence[RunConfig], folders: Sequence[Path]
     ) -> tuple[int, TrainState | None]:
         """The newest step that every run can read, and the state of all of them there."""
-        alone = make_trainer(self.config)
+        alone = make_trainer(self.config, env=self.trainer.env)
         trainers = [dataclasses.replace(alone, config=config) for config in configs]
         until = common_step(folders)
         while until:

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxqmix.compilation import jit, materialise
-from jaxqmix.config import RunConfig
+from jaxqmix.config import RunConfig, require
 from jaxqmix.distributed import (
     REPLICATED,
     SHARDED,
@@ -31,7 +31,7 @@ from jaxqmix.distributed import (
     total,
 )
 from jaxqmix.env.base import Environment
-from jaxqmix.env.urban_grid import mission_env, training_env
+from jaxqmix.env.urban_grid import UrbanGrid, ending_at, mission_env
 from jaxqmix.learner import replay as replay_store
 from jaxqmix.learner.networks import Parameters
 from jaxqmix.learner.update import Learner, LearnerState, make_learner
@@ -180,11 +180,13 @@ def make_trainer(
     Args:
       config: of the run.
       seeds: train so many runs side by side in one program; None trains one.
-      env: another world than the config's, which then says nothing of it.
+      env: the world of the policy, where it is another than the config's; see `in_world`.
     """
     mesh = make_mesh(lambda devices: fits(config, devices))
     mission, learner = make_parts(config, SWARMS, env)
-    env = env or training_env(config)
+    env = mission
+    if isinstance(mission, UrbanGrid):
+        env = ending_at(mission, config.training.coverage_target)
     specs = state_specs(config, seeds)
 
     def begin(seed: jax.Array) -> TrainState:
@@ -212,6 +214,22 @@ def make_trainer(
         # Pinned, for the compiler takes empty arrays apart, and would compile again for its output.
         iterate=jit(everywhere, donate_argnums=0, out_shardings=places),
     )
+
+
+def in_world(config: RunConfig, env: Environment | None) -> RunConfig:
+    """The settings of a run in a world, which has the last word on what it is.
+
+    Raises:
+      ConfigError: without a world, when the settings are of a run in one of somebody's own.
+    """
+    if env is None:
+        allowed = "the run flies in a world that is not in its settings; give it in Python, as env"
+        require(not config.world, "world", config.world, allowed)
+        return config
+    if isinstance(env, UrbanGrid):
+        return replace(config, env=env.config, domain=env.domain, world=env.name)
+    sizes = {"env.drones": env.agents, "env.horizon": env.horizon, "env.neighbours": 0}
+    return config.replace(world=env.name, **sizes)
 
 
 def make_parts(

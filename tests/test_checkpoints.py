@@ -325,9 +325,7 @@ def test_many_loads_leave_a_silent_exit(run):
     code = (
         "import functools, sys; from pathlib import Path; from jaxqmix import checkpoints\n"
         "from jaxqmix.config import ConfigError; load = checkpoints.load\n"
-        "from jaxqmix.training import Trainer\n"
-        "checkpoints.make_trainer = functools.cache(checkpoints.make_trainer)\n"
-        "Trainer.state_shapes = property(functools.cache(Trainer.state_shapes.fget))\n"
+        "checkpoints.make_parts = functools.cache(checkpoints.make_parts)\n"
         "for _ in range(20): load(Path(sys.argv[1]))\n"
         "for _ in range(2):\n"
         "    try: load(Path(sys.argv[2]))\n"

@@ -1,17 +1,21 @@
 """The doors of the world: another environment, and another mission, in a few lines each."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxqmix.config import EnvConfig, LearnerConfig, RunConfig, TrainingConfig
+import jaxqmix
+from jaxqmix import runner
+from jaxqmix.config import ConfigError, EnvConfig, LearnerConfig, RunConfig, TrainingConfig
 from jaxqmix.env import sensing
 from jaxqmix.env.base import Environment, Return, ReturnMission
 from jaxqmix.env.features import Feature
 from jaxqmix.env.mission import CoverageMission
+from jaxqmix.env.reward import TERMS, Term
 from jaxqmix.env.symmetry import Vector
 from jaxqmix.env.urban_grid import Parts, UrbanGrid
 from jaxqmix.evaluation import evaluator
@@ -62,8 +66,67 @@ def test_another_environment_trains_and_evaluates():
     found, _ = fly(state.learner.parameters["agent"], 0, 16)
     assert found["return"].mean() > 0.95  # a third of the buttons by chance: 0.11
     assert found["return_over_time"].shape == (16, 5) and not found["return_over_time"][:, 0].any()
-    with pytest.raises(NotImplementedError, match="Rendezvous records no episodes"):
+    with pytest.raises(ConfigError, match="env = Rendezvous is not allowed: it records no"):
         jax.eval_shape(lambda key: fly_episodes(key[None], env, Climber(), 1), jax.random.key(0))
+
+
+def test_a_run_in_another_world_is_like_any_other(tmp_path):
+    """Trained, resumed, loaded and evaluated by the public functions, which ask for the world."""
+    env, config = Rendezvous(), SMALL.replace(**{"evaluation.episodes": 16})
+    config = config.replace(**{"evaluation.final_episodes": 16, "training.env_steps": 128 * 60})
+    report = jaxqmix.train(config, tmp_path / "run", quiet=True, env=env)
+    assert report["success"] == {"return": True} and "coverage" not in report
+    assert (tmp_path / "run" / "curves.png").is_file()
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert settings["world"] == "Rendezvous" and settings["env"]["horizon"] == env.horizon
+    for ask in (jaxqmix.load_policy, lambda run: runner.train(config, run, resume=True)):
+        with pytest.raises(ConfigError, match="world"):
+            ask(tmp_path / "run")
+    loaded = jaxqmix.load_policy(tmp_path / "run", env=env)
+    again, _ = jaxqmix.evaluate(loaded, episodes=16)
+    assert again["return"] == report["return"]
+    assert jaxqmix.train(config, tmp_path / "run", resume=True, quiet=True, env=env) == report
+    for wrong in ({"keep": True}, {"to_horizon": True}):
+        with pytest.raises(ConfigError, match="Rendezvous"):
+            jaxqmix.evaluate(loaded, **wrong)
+
+
+def test_own_parts_train_and_load(tmp_path, city_block, rough):
+    """A term of one's own is logged, summed and rewarded; the run says that its world is."""
+    config = RunConfig(env=city_block, domain=rough, learner=SMALL.learner).replace(
+        **{"training.swarms": 8, "training.rollout": 5, "training.env_steps": 40,
+           "evaluation.episodes": 8, "evaluation.final_episodes": 8}
+    )  # fmt: skip
+    high = Term("height", lambda step, config: step.after.position[:, 2].mean(), 1, 0.001)
+    env = jaxqmix.make(config, parts=Parts(terms=(*TERMS, high)))
+    report = jaxqmix.train(config, tmp_path / "run", quiet=True, env=env)
+    assert report["reward_height"] > 0 and set(report["success"]) == {
+        "collision_rate", "return", "coverage"
+    }  # fmt: skip
+    loaded = jaxqmix.load_policy(tmp_path / "run", env=env)
+    assert loaded.env == env and loaded.config.world == "UrbanGrid"
+    drier = loaded.under(loaded.config.replace(**{"domain.packet_loss": 0.0}))
+    assert drier.env.parts == env.parts and drier.env.domain.packet_loss == (0.0, 0.0)
+    with pytest.raises(ConfigError, match="trained in UrbanGrid, a world of its own"):
+        jaxqmix.load_policy(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "parts, word",
+    [
+        (Parts(terms=(*TERMS, TERMS[0])), "terms = area"),
+        (Parts(terms=(Term("height", lambda step, config: 0.0, 1),)), "weight of height"),
+        (Parts(features=(Feature("pose", 1, lambda seen: None, "", ""),)), "features = pose"),
+        (Parts(features=(Feature("own", 2, lambda s: s.observed, "", ""),)), "feature own"),
+    ],
+)
+def test_parts_that_do_not_fit_are_named(parts, word, city_block):
+    with pytest.raises(ConfigError, match=word):
+        env = jaxqmix.make(city_block, parts=parts)
+        params = jax.eval_shape(env.draw_params, jax.random.key(0))
+        state, _ = jax.eval_shape(env.reset, jax.random.key(0), params)
+        actions = jnp.zeros(env.agents, jnp.int32)
+        jax.eval_shape(env.step, jax.random.key(0), state, actions, params)
 
 
 class HighFlight(CoverageMission):

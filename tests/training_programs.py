@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import compile_quickly
 
-from jaxqmix import checkpoints, compilation, runner
+from jaxqmix import compilation, runner
 from jaxqmix import seeds as seeds_module
 from jaxqmix.config import CheckpointConfig, EvaluationConfig
 from jaxqmix.runner import Callback
@@ -87,9 +87,9 @@ def shared_programs():
     def compiled(programs, notice):
         return trainers[programs["training"][0]].compiled(programs, notice)
 
-    def make(config, seeds=None):
+    def make(config, seeds=None, env=None):
         if config not in (TINY, REPLAY):
-            return make_trainer(config, seeds)
+            return make_trainer(config, seeds, env)
         trainer = trainer_of(config, seeds)
         trainers[trainer.iterate] = trainer
         return trainer
@@ -99,6 +99,5 @@ def shared_programs():
         compile_quickly(patch)
         patch.setattr(runner, "make_trainer", make)
         patch.setattr(runner, "compile_ahead", compiled)
-        patch.setattr(checkpoints, "make_trainer", trainer_of)
         patch.setattr(seeds_module, "make_trainer", make)
         yield

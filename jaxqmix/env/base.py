@@ -23,7 +23,7 @@ class Mission(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of `metrics`."""
+        """Of `metrics`; `return` is one of them, which chooses a run's best checkpoint."""
         ...
 
     @property
@@ -60,12 +60,10 @@ class Recorder(Protocol):
     def update(
         self, carry: Any, done: jax.Array, state: Any, params: Any, timestep: Timestep, actions: Any
     ) -> tuple[Any, Any]:
-        """The new carry, and what to keep of a step; zeros where the episode was `done` before."""
+        """The new carry, and what to keep of a step: padding where the episode was over before."""
         ...
 
-    def finish(
-        self, start: Any, params: Any, carry: Any, steps: Any, progress: jax.Array, length: Any
-    ) -> Any:
+    def finish(self, start: Any, params: Any, carry: Any, steps: Any, length: Any) -> Any:
         """The recording.
 
         Args:
@@ -73,7 +71,6 @@ class Recorder(Protocol):
           params: of the episode.
           carry: the last one.
           steps: what `update` kept, time [T] in front.
-          progress: [T + 1], at the reset and after every step.
           length: [], steps flown.
         """
         ...
@@ -121,9 +118,14 @@ class Environment(abc.ABC):
         return ReturnMission()
 
     @property
-    def recorder(self) -> Recorder:
-        """How an episode is recorded."""
-        raise NotImplementedError(f"{type(self).__name__} records no episodes")
+    def recorder(self) -> Recorder | None:
+        """How an episode is recorded; None where it cannot be."""
+        return None
+
+    @property
+    def name(self) -> str:
+        """Of the world, as the settings of a run in it keep it."""
+        return type(self).__name__
 
     def symmetries(self) -> Symmetries | None:
         """What leaves the world as it is but for the agents' numbers; None without any."""

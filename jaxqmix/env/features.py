@@ -127,6 +127,8 @@ class Feature:
     """Of the numbers, where each has a name of its own."""
     block: int = 0
     """Of a map around the drone: the side of its blocks, cells."""
+    yes_or_no: bool = False
+    """Whether its numbers are 0 or 1, and nothing between."""
 
 
 LOOKS = (
@@ -188,19 +190,19 @@ def about_moves(config: EnvConfig) -> tuple[Feature, ...]:
             "last_action", len(ACTIONS), last_action,
             "the move that was executed last",
             "one-hot, in the order of the actions",
-            turns=(Headings(0),), labels=ACTIONS,
+            turns=(Headings(0),), labels=ACTIONS, yes_or_no=True,
         ),
         Feature(
             "available", len(ACTIONS), lambda seen: seen.available,
             "moves that are allowed now",
             "0 or 1, in the order of the actions",
-            turns=(Headings(0),), labels=ACTIONS,
+            turns=(Headings(0),), labels=ACTIONS, yes_or_no=True,
         ),
         Feature(
             "two_step_clearance", HOVER, lambda seen: ~seen.twice[:, :HOVER],
             "moves that strike nothing when made twice",
             "1 where the move made twice strikes nothing, without hover",
-            turns=(Headings(0),), labels=ACTIONS[:HOVER],
+            turns=(Headings(0),), labels=ACTIONS[:HOVER], yes_or_no=True,
         ),
         Feature(
             "obstacles", config.patch**2, obstacles,

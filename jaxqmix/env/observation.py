@@ -94,11 +94,18 @@ def observe(
         clear = collision_free_actions(state.position, state.last_action, config)
     available = available_actions(state.obstruction, repeats, clear)
     seen = Seen(state, params, observed, available, twice, config)
-    parts = [feature.compute(seen) for feature in (*features(config), *own)]
+    parts = [numbers(feature, seen) for feature in (*features(config), *own)]
     agents = jnp.concatenate(parts, axis=-1, dtype=jnp.float32)
     if config.blind_to:
         agents = jnp.where(seen_features(config, own), agents, 0.0)
     return Observation(agents=agents, available=available, state=mixer_state(state, config))
+
+
+def numbers(feature: Feature, seen: Seen) -> jax.Array:
+    """A feature's numbers [N, size]; raises `ConfigError` when they are another number."""
+    found, wanted = feature.compute(seen), (seen.config.drones, feature.size)
+    require(found.shape == wanted, f"feature {feature.name}", found.shape, f"must be {wanted}")
+    return found
 
 
 def mixer_state(state: State, config: EnvConfig) -> jax.Array:

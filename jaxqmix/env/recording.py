@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxqmix.city import coverable_cells, footprint_radius
 from jaxqmix.config import EnvConfig
+from jaxqmix.env.mission import coverage
 from jaxqmix.env.sensing import unpack_unseen
 from jaxqmix.types import EnvParams, Episode, State, Timestep, events_of, pytree_dataclass
 
@@ -21,6 +22,7 @@ class Watched:
     coverable: jax.Array  # [H, W] bool
     seen_at: jax.Array  # [H, W] int32, see `Episode`
     position: jax.Array  # [N, 3] float32, metres; of the last step flown
+    coverage: jax.Array  # [] float32, after it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ class FlightRecorder:
         """After the reset."""
         coverable = coverable_cells(state.city.no_fly, params.visibility, self.config)
         seen = coverable & ~unpack_unseen(state.unseen, self.config)
-        return Watched(coverable, jnp.where(seen, 0, -1), state.position)
+        return Watched(coverable, jnp.where(seen, 0, -1), state.position, coverage(state))
 
     def update(
         self,
@@ -44,16 +46,18 @@ class FlightRecorder:
         timestep: Timestep,
         actions: jax.Array,
     ) -> tuple[Watched, tuple]:
-        """One step; of an episode that was over before, positions and radii repeat the last."""
+        """One step; of an episode that was over before, place and coverage repeat the last."""
         seen = carry.coverable & ~unpack_unseen(state.unseen, self.config) & (carry.seen_at < 0)
         seen_at = jnp.where(seen & ~done, state.time, carry.seen_at)
         position = jnp.where(done, carry.position, state.position)
+        covered = jnp.where(done, carry.coverage, timestep.metrics["coverage"])
         radius = footprint_radius(position[:, 2], params.visibility)
         flown = jax.tree.map(
             lambda value: jnp.where(done, 0, value).astype(value.dtype),
             (actions, state.link, events_of(timestep), timestep.reward),
         )
-        return Watched(carry.coverable, seen_at, position), (position, radius, *flown)
+        carry = Watched(carry.coverable, seen_at, position, covered)
+        return carry, (position, radius, covered, *flown)
 
     def finish(
         self,
@@ -61,11 +65,10 @@ class FlightRecorder:
         params: EnvParams,
         carry: Watched,
         steps: Any,
-        progress: jax.Array,
         length: jax.Array,
     ) -> Episode:
-        """The episode; `progress` is its coverage."""
-        position, radius, actions, link, events, reward = steps
+        """The episode."""
+        position, radius, covered, actions, link, events, reward = steps
         first = footprint_radius(start.position[:, 2], params.visibility)
         return Episode(
             heights=start.city.heights,
@@ -78,7 +81,7 @@ class FlightRecorder:
             link=link,
             events=events,
             reward=reward,
-            coverage=progress,
+            coverage=jnp.concatenate([coverage(start)[None], covered]),
             length=length,
             wind=params.wind,
             visibility=params.visibility,

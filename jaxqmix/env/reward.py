@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxqmix.config import COVERAGE_SUCCESS, FOOTPRINT_RADIUS, EnvConfig
+from jaxqmix.config import COVERAGE_SUCCESS, FOOTPRINT_RADIUS, EnvConfig, require
 from jaxqmix.types import HOVER, Events, RewardWeights, pytree_dataclass
 
 
@@ -114,6 +114,10 @@ def team_reward(
     """The reward of a step, a float32 scalar, and what each term adds to it, float32 [terms]."""
     parts = []
     for term in terms:
+        known = term.weight is not None or hasattr(weights, term.name)
+        require(
+            known, f"terms: weight of {term.name}", None, "must be given for a term of one's own"
+        )
         weight = getattr(weights, term.name) if term.weight is None else term.weight
         parts.append(term.sign * (weight * term.measure(step, config)))
     return sum(parts[1:], parts[0]), jnp.stack(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import chex
 import jax
@@ -11,10 +12,10 @@ from jax.experimental import checkify
 
 from jaxqmix.city import coverable_cells, finish_city, generate_city
 from jaxqmix.compilation import require_float32
-from jaxqmix.config import DomainConfig, EnvConfig, RunConfig
+from jaxqmix.config import DomainConfig, EnvConfig, RunConfig, require
 from jaxqmix.env import dynamics, reward, sensing
 from jaxqmix.env.base import Environment
-from jaxqmix.env.features import Feature
+from jaxqmix.env.features import Feature, features
 from jaxqmix.env.mission import CoverageMission, coverage
 from jaxqmix.env.observation import agent_features, observe, symmetries
 from jaxqmix.env.recording import FlightRecorder
@@ -268,6 +269,12 @@ def draw_city(key: jax.Array, cities: City) -> City:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], cities)
 
 
+def once(what: str, names: Sequence[str]) -> None:
+    """Raises `ConfigError` when a name is there twice."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    require(twice is None, what, twice, "each needs a name of its own")
+
+
 @dataclasses.dataclass(frozen=True)
 class UrbanGrid(Environment):
     """`reset` and `step` with the static sizes, the domain and literal cities bound."""
@@ -282,7 +289,11 @@ class UrbanGrid(Environment):
     constants = ("city",)
 
     def __post_init__(self) -> None:
-        """Reads the cities of `config.city`; raises `ConfigError` when it cannot."""
+        """Reads the cities of `config.city`; raises `ConfigError` when it cannot, and when two
+        features or two terms have the same name."""
+        known = [feature.name for feature in features(self.config)] if self.parts.features else []
+        once("features", [*known, *(feature.name for feature in self.parts.features)])
+        once("terms", [term.name for term in self.parts.terms])
         if self.cities is None and self.config.city is not None:
             object.__setattr__(self, "cities", load_cities(self.config))
 
@@ -315,6 +326,12 @@ class UrbanGrid(Environment):
     def recorder(self) -> FlightRecorder:
         """Records an episode as an `Episode`."""
         return FlightRecorder(self.config)
+
+    @property
+    def name(self) -> str:
+        """Empty where the config and the domain say everything."""
+        told = self.parts == PARTS and (self.cities is None or self.config.city is not None)
+        return "" if told and type(self) is UrbanGrid else type(self).__name__
 
     def symmetries(self) -> Symmetries:
         """Turns and reflections of the city; see `jaxqmix.env.symmetry`."""
@@ -373,5 +390,9 @@ def mission_env(config: RunConfig) -> UrbanGrid:
 
 def training_env(config: RunConfig) -> UrbanGrid:
     """The world of a run's training episodes, which end later than the mission."""
-    target = config.training.coverage_target
-    return UrbanGrid(dataclasses.replace(config.env, coverage_target=target), config.domain)
+    return ending_at(mission_env(config), config.training.coverage_target)
+
+
+def ending_at(env: UrbanGrid, coverage: float) -> UrbanGrid:
+    """The same world with missions that are complete at another coverage."""
+    return dataclasses.replace(env, config=replace(env.config, coverage_target=coverage))

@@ -31,6 +31,11 @@ class Federate:
     """Short for --training.seed: of sites, weights and everything else."""
     personalise: int = 0
     """Env steps that each site trains the global policy on at the end, on its own worlds."""
+    city: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: generated cities)"),
+    ] = None
+    """Fly over this city file of `jaxqmix city`, or over those of a folder, at every site."""
     out: Annotated[
         Path | None,
         tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: runs/PRESET-federated)"),

@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +24,14 @@ from jaxqmix.compilation import compile_ahead, require_float32, require_no_fork,
 from jaxqmix.config import ConfigError, RunConfig, refuse, require
 from jaxqmix.distributed import device_memory
 from jaxqmix.env.mission import METRICS
-from jaxqmix.evaluation import EVALUATION, SELECTION, coverage_over_time, success, summarise
+from jaxqmix.evaluation import (
+    EVALUATION,
+    SELECTION,
+    coverage_over_time,
+    metric_order,
+    success,
+    summarise,
+)
 from jaxqmix.federated import config as federated_config
 from jaxqmix.federated import privacy
 from jaxqmix.federated.config import FederationConfig
@@ -387,7 +394,7 @@ def training_report(outcome: Outcome, chosen: slice, env_steps: int) -> Report:
     for name in MEANS:
         count = float(sums["iterations"][trained].sum())
         report[name] = float(sums[name][trained].sum()) / count if count else None
-    for name in (*METRICS, "length"):
+    for name in sorted(sums.keys() - {"iterations", "episodes", *MEANS}, key=metric_order):
         report[name] = float(sums[name].sum()) / ended if ended else None
     return report
 
@@ -403,7 +410,21 @@ def read_rounds(folder: Path) -> list[Report]:
     path = folder / ROUNDS
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):  # A process that was killed may leave half a line.
+            found.append(json.loads(line))
+    return found
+
+
+def read_file(folder: Path, name: str) -> Any:
+    """What a file of a federation holds; raises `ConfigError` when it cannot be read."""
+    path = folder / name
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is damaged: it holds no JSON"
+        raise ConfigError(f"file = {path} is not allowed: {reason}") from None
 
 
 def keep_rounds(folder: Path, step: int) -> None:
@@ -418,7 +439,7 @@ def check_same(folder: Path, federation: FederationConfig, sites: Sequence[Site]
     """Raises `ConfigError` naming the first setting or site that resuming would change."""
     path = folder / FEDERATION
     require(path.is_file(), "out", folder, "it holds no federation to resume")
-    before = dataclasses.asdict(federated_config.from_dict(json.loads(path.read_text("utf-8"))))
+    before = dataclasses.asdict(federated_config.from_dict(read_file(folder, FEDERATION)))
     for name, value in dataclasses.asdict(federation).items():
         if name not in ("evaluate_every", "checkpoint_every", "episodes", "final_episodes"):
             require(
@@ -429,7 +450,7 @@ def check_same(folder: Path, federation: FederationConfig, sites: Sequence[Site]
             )
     same = json.loads(json.dumps(as_dicts(sites)))
     require(
-        json.loads((folder / SITES).read_text("utf-8")) == same,
+        read_file(folder, SITES) == same,
         "population",
         federation.population,
         f"{folder} was begun with other sites",
@@ -488,7 +509,7 @@ def site_folder(run: Path, site: str | int) -> Path:
         raise ConfigError(f"site = {site} is not allowed: {run} is no federation's folder")
     name = next((n for n in folders if n == str(site)), None)
     if name is None and str(site).isdigit():
-        listed = [each["name"] for each in json.loads((run / SITES).read_text("utf-8"))]
+        listed = [each["name"] for each in read_file(run, SITES)]
         name = listed[int(site)] if int(site) < len(listed) else None
     if name is None:
         refuse("site", site, f"must be one of {', '.join(folders)}")

@@ -77,7 +77,8 @@ def load_runs(folders: Sequence[Path]) -> list[Record]:
         path = folder / FINAL
         final = read_json(path) if path.exists() else None
         steps = settings["env"]["horizon"]
-        if final is not None and not (is_evaluation(final) and has_curves(final, steps)):
+        whole = is_evaluation(final) and (settings["world"] or has_curves(final, steps))
+        if final is not None and not whole:
             raise ConfigError(f"file = {shown(path)} is not allowed: it is no final evaluation")
         good = [each for each in reports if each["kind"] != "evaluation" or is_evaluation(each)]
         records.append(Record(name, settings, good, final))
@@ -115,7 +116,7 @@ def is_evaluation(report: Any) -> bool:
     )
 
 
-def has_curves(final: dict[str, Any], horizon: int) -> bool:
+def has_curves(final: Any, horizon: int) -> bool:
     """Whether a final evaluation holds its coverage over time: rows of a number for each step."""
     curves = final.get("coverage_over_time")
     rows = [curves.get(name) for name in CURVES] if isinstance(curves, dict) else [None]
@@ -169,23 +170,26 @@ def plot_runs(
     from matplotlib.figure import Figure
 
     planners = planners or {}
-    flown = bool(planners) or any(run.final for run in runs)
+    flown = bool(planners) or any("coverage_over_time" in (run.final or {}) for run in runs)
     figure = Figure(figsize=(16 if flown else 11, 7), layout="constrained")
     FigureCanvasAgg(figure)
-    shape: list[Any] = [[name for name, *_ in PANELS[:3]], [name for name, *_ in PANELS[3:]]]
+    drawn = [panel for panel in PANELS if is_told(panel[0], runs)]
+    half = -(-len(drawn) // 2)
+    shape: list[Any] = [[name for name, *_ in row] for row in (drawn[:half], drawn[half:])]
+    shape[1] += ["."] * (half - len(shape[1]))
     for row in shape:
         row += ["over time"] * (2 if flown else 0)
     panels = figure.subplot_mosaic(shape)
     for (label, same), colour in zip(groups(runs).items(), cycle(HUES), strict=False):
-        for name, *_ in PANELS:
+        for name, *_ in drawn:
             draw_training(panels[name], same, name, colour)
         if flown:
             draw_coverage(panels["over time"], same, label, colour)
         # Only for the legend.
-        panels["coverage"].plot([], [], color=colour, label=label_of(label))
+        panels[drawn[0][0]].plot([], [], color=colour, label=label_of(label))
     best = min(planners.values(), key=lambda report: report.get("t90", np.inf), default={})
     criteria = runs[0].settings["evaluation"]
-    for name, title, criterion in PANELS:
+    for name, title, criterion in drawn:
         if name in best:
             words = f"best planner: {best['policy']}" if name == "coverage" else None
             panels[name].axhline(best[name], color="#333333", linestyle="--", label=words)
@@ -201,12 +205,17 @@ def plot_runs(
     figure.suptitle(headline(runs), fontweight="bold", parse_math=False)
     legend(
         figure,
-        *panels["coverage"].get_legend_handles_labels(),
+        *panels[drawn[0][0]].get_legend_handles_labels(),
         title=KEY.format(**{part: min(target, 1.0) for part, target in targets.items()}),
         loc="outside lower center",
         ncols=4,
     )
     figure.savefig(out, dpi=110)
+
+
+def is_told(metric: str, runs: Sequence[Record]) -> bool:
+    """Whether the worlds of these runs have a metric: all have those of the learner."""
+    return any(metric in report for run in runs for report in run.reports)
 
 
 def headline(runs: Sequence[Record]) -> str:
@@ -272,7 +281,8 @@ def draw_training(axes: Any, runs: Sequence[Record], name: str, colour: str) -> 
 
 def draw_coverage(axes: Any, runs: Sequence[Record], label: str, colour: str) -> None:
     """Draws coverage over time: one run with the band of its episodes, several with their own."""
-    curves = [run.final["coverage_over_time"] for run in runs if run.final]
+    finals = [run.final or {} for run in runs]
+    curves = [final["coverage_over_time"] for final in finals if "coverage_over_time" in final]
     if not curves:
         return
     means = np.array([each["mean"] for each in curves])

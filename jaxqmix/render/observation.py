@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 COLUMNS = 3
 
 
-def bars_and_moves(config: EnvConfig) -> tuple[list[Feature], list[Feature]]:
+def bars_and_moves(
+    config: EnvConfig, own: tuple[Feature, ...] = ()
+) -> tuple[list[Feature], list[Feature]]:
     """The features drawn as bars, and those with a number for each move."""
-    named = [feature for feature in features(config) if feature.labels]
+    named = [feature for feature in (*features(config), *own) if feature.labels]
     moves = [feature for feature in named if "north" in feature.labels]
     return [feature for feature in named if feature not in moves], moves
 
 
 @scene.in_our_style
-def draw_observation(vector: Any, config: EnvConfig) -> Figure:
+def draw_observation(vector: Any, config: EnvConfig, own: tuple[Feature, ...] = ()) -> Figure:
     """Draws one drone's observation: its numbers as bars, its surroundings as maps.
 
     Maps have the drone in the middle and north up; their axes are metres from the drone.
@@ -35,6 +37,7 @@ def draw_observation(vector: Any, config: EnvConfig) -> Figure:
     Args:
       vector: [D], one row of `Observation.agents`.
       config: the world that it was observed in.
+      own: features of the world's `Parts`.
 
     Returns:
       A matplotlib figure, which notebooks show after `%matplotlib inline`. Raises `ConfigError`
@@ -43,11 +46,11 @@ def draw_observation(vector: Any, config: EnvConfig) -> Figure:
     from matplotlib.figure import Figure
 
     vector = np.asarray(vector, float)
-    length = agent_features(config)
+    length = agent_features(config, own)
     require(vector.shape == (length,), "vector", vector.shape, f"must be ({length},)")
-    part = {name: vector[where] for name, where in feature_slices(config).items()}
-    maps = [feature for feature in features(config) if feature.block]
-    numbers, moves = bars_and_moves(config)
+    part = {name: vector[where] for name, where in feature_slices(config, own).items()}
+    maps = [feature for feature in (*features(config), *own) if feature.block]
+    numbers, moves = bars_and_moves(config, own)
     rows = -(-len(maps) // COLUMNS)
     figure = Figure(figsize=(14, 6.2 + 3.3 * rows), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(6.2, 3.3 * rows))[:, 0]
@@ -122,7 +125,7 @@ def _moves(axes: Axes, moves: list[Feature], part: dict[str, np.ndarray]) -> Non
     for (row, column), value in np.ndenumerate(table):
         if not np.isnan(value):
             yes_or_no = "yes" if value else "no"
-            words = f"{value:.2f}" if column > 2 else yes_or_no
+            words = f"{value:.2f}" if not moves[column].yes_or_no else yes_or_no
             axes.text(column, row, words, ha="center", va="center", fontsize=9, color=scene.INK)
     axes.set_yticks(range(len(LOOKS)), LOOKS, fontsize=9.5)
     headings = [
