@@ -132,7 +132,7 @@ def keep_programs(file: Path) -> None:
 
     def shapes_of(function: Callable, *arguments: Any) -> Any:
         name = f"{function.__qualname__} {arguments}"
-        if getattr(function, "__module__", None) != "jaxqmix.training":
+        if getattr(function, "__module__", None) not in ("jaxqmix.training", "jaxqmix.env.base"):
             return trace(function, *arguments)
         if name not in kept["shapes"]:
             kept["shapes"][name] = jax.tree.map(

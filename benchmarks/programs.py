@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxqmix.distributed import SHARDED, SWARMS, make_mesh, on_each_device, place, shardings
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.planners import Random
-from jaxqmix.rollout import Swarms, begin, fly_step
+from jaxqmix.rollout import Swarms, begin, fly_step, with_constants, without_constants
 from jaxqmix.types import Sequences, replace
 
 
@@ -57,17 +57,19 @@ def flight_program(
 
     def fly(carry: tuple[jax.Array, Swarms]) -> tuple[jax.Array, Swarms]:
         keys, swarms = carry
-        city = swarms.state.city  # it does not change: kept out of the scan's carry
+        whole = swarms.state
 
         def body(carry: tuple, _: None) -> tuple[tuple, None]:
             keys, swarms = carry
             keys, now = next_keys(keys)
-            after, _ = fly_step(now, with_city(swarms, city), policy, env)
+            flying = replace(swarms, state=with_constants(swarms.state, whole, env))
+            after, _ = fly_step(now, flying, policy, env)
             after = after if observations else without_observation(after)
-            return (keys, with_city(after, None)), None
+            return (keys, replace(after, state=without_constants(after.state, env))), None
 
-        (keys, last), _ = jax.lax.scan(body, (keys, with_city(swarms, None)), None, steps)
-        return keys, with_city(last, city)
+        start = replace(swarms, state=without_constants(whole, env))
+        (keys, last), _ = jax.lax.scan(body, (keys, start), None, steps)
+        return keys, replace(last, state=with_constants(last.state, whole, env))
 
     mesh = swarms.done.sharding.mesh
     keys = swarm_keys(1, swarms.done.shape[0], mesh)
@@ -83,11 +85,6 @@ def flight_program(
 def next_keys(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Keys [B] for later and for now."""
     return jax.vmap(jax.random.split, out_axes=1)(keys)
-
-
-def with_city(swarms: Swarms, city: Any) -> Swarms:
-    """The swarms over another city, or over none."""
-    return replace(swarms, state=replace(swarms.state, city=city))
 
 
 def without_observation(swarms: Swarms) -> Swarms:

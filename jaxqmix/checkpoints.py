@@ -5,7 +5,7 @@ evaluation) and `final`. One checkpoint is a folder named by its step:
 
   about.json   schema, step, config, devices, what the run notes, checksums of every leaf and of
                every file, and one of the description itself
-  policy/      the averaged parameters
+  policy/      the EMA parameters
   state/       the whole `TrainState`
 
 It is written beside its place and moved there when it is whole, so that a process may be killed at
@@ -564,7 +564,7 @@ def load(path: Path, env: Environment | None = None) -> tuple[RunConfig, Paramet
       env: the world that it was trained in, where that is another than the config's.
 
     Returns:
-      The run's config, the averaged parameters and the checkpoint's step.
+      The run's config, the EMA parameters and the checkpoint's step.
 
     Raises:
       CheckpointError: when it is missing, damaged or foreign.

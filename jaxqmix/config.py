@@ -214,7 +214,7 @@ class EnvConfig(Checked):
     """Side of the egocentric obstacle patch, cells, odd."""
     blind_to: tuple[str, ...] = ()
     """Groups of the observation that are set to zero, for ablations; see
-    `jaxqmix.env.observation.groups`."""
+    `jaxqmix.env.observation.feature_slices`."""
     city: str | None = None
     """City file of `jaxqmix city`, or a folder of them of which each episode draws one; None
     generates cities. `jaxqmix.with_city` sets it with the sizes above."""

@@ -70,7 +70,7 @@ class MetricsWriter:
           env_steps: of training so far; what was reported after them is dropped, and so is a final
             evaluation, for a run that resumes here reports it again.
         """
-        self._run, self._boards = run, loggers
+        self._run, self._loggers = run, loggers
         self._columns: dict[str, list[str]] = {}
         self._warned = False
         self.kept = kept = [
@@ -119,19 +119,19 @@ class MetricsWriter:
         }
         try:
             self._append(report, self._run)
-            for logger in self._boards:
+            for logger in self._loggers:
                 logger.figures(figures, report["env_steps"])
         except OSError as error:
             raise not_written(self._run, error) from None
 
     def write_replay(self, path: Path, env_steps: int) -> None:
         """Shows a GIF on the loggers."""
-        for logger in self._boards:
+        for logger in self._loggers:
             logger.replay(path, env_steps)
 
     def close(self) -> None:
         """Writes what is left."""
-        for logger in self._boards:
+        for logger in self._loggers:
             logger.close()
 
 

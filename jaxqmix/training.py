@@ -362,13 +362,13 @@ def train_iteration(
     """
     training, horizon = config.training, env.horizon
     keys = jax.random.split(jax.random.wrap_key_data(state.key))
-    refresh_key, rollout_key, *learner_keys = jax.random.split(own_key(keys[0], axis), 4)
+    reset_key, rollout_key, *learner_keys = jax.random.split(own_key(keys[0], axis), 4)
     # In float32, for env steps may outgrow int32.
     flown = state.iterations.astype(jnp.float32) * config.iteration_steps
     epsilon = exploration_rate(flown, horizon, training)
     policy = exploring_policy(learner, state.learner.parameters["agent"], env, epsilon)
     fresh = auto_reset_count(horizon, state.swarms.done.shape[0], training.rollout)
-    swarms = auto_reset(refresh_key, state.swarms, env, policy, fresh)
+    swarms = auto_reset(reset_key, state.swarms, env, policy, fresh)
     swarms, sequences, episodes = rollout(rollout_key, swarms, policy, env, training.rollout)
     scale = config.learner.reward_scale * horizon
     # Kept: otherwise every minibatch is gathered from the pieces that the rollout joins.

@@ -150,7 +150,7 @@ class Timestep:
     reward: jax.Array  # [] float32, team reward of the step
     terminated: jax.Array  # [] bool, the mission is complete
     truncated: jax.Array  # [] bool, the time limit is reached and the mission is not complete
-    metrics: dict[str, jax.Array]  # of the world; `UrbanGrid`: coverage, and the fields of `Events`
+    metrics: dict[str, jax.Array]  # of the world; `UrbanGrid`: see `UrbanGrid.step`
 
 
 def events_of(timestep: Timestep) -> Events:

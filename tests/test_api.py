@@ -16,7 +16,7 @@ from conftest import compile_quickly
 import jaxqmix
 from jaxqmix import api, console, runner
 from jaxqmix.config import ConfigError
-from jaxqmix.learner.networks import make_agent
+from jaxqmix.learner.networks import AgentNetwork
 from jaxqmix.types import pytree_dataclass
 from jaxqmix.validate import MISSION
 
@@ -38,7 +38,7 @@ def first_available(key, state, timestep, hidden_state):
 def learned(config=TINY):
     """A loaded policy of fresh weights."""
     env = jaxqmix.make(config)
-    init, _ = make_agent(config.learner, env.features, env.actions)
+    init = AgentNetwork(config.learner, env.features, env.actions).init
     make_policy = api.functools.partial(api.learned_policy, config, init(KEY))
     return jaxqmix.LoadedPolicy("qmix", config, make_policy)
 

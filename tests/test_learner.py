@@ -12,7 +12,7 @@ from learner_probes import MATRIX_GAME, learn, matrix_game, sequences, two_step_
 
 from jaxqmix.config import LearnerConfig
 from jaxqmix.learner import replay, update
-from jaxqmix.learner.networks import epsilon_greedy, greedy_actions, hidden_state_size, make_agent
+from jaxqmix.learner.networks import AgentNetwork, epsilon_greedy, greedy_actions, hidden_state_size
 from jaxqmix.learner.targets import chosen_values
 from jaxqmix.learner.update import ema_step_size, make_optimiser, td_loss
 
@@ -153,8 +153,8 @@ def test_steps_that_are_not_valid_do_not_count():
 
 def test_recurrent_agent_carries_its_memory():
     config = dataclasses.replace(CONFIG, network="gru")
-    init, apply = make_agent(config, 4, 3)
-    parameters = init(jax.random.key(0))
+    apply = AgentNetwork(config, 4, 3)
+    parameters = apply.init(jax.random.key(0))
     observation = jax.random.normal(jax.random.key(1), (6, 2, 4))
     hidden_state = jnp.zeros((2, hidden_state_size(config)))
     whole, last = apply(parameters, observation, hidden_state)
@@ -250,8 +250,8 @@ def test_the_learning_rate_falls_over_all_gradient_steps(monkeypatch):
 
 
 def test_values_begin_near_zero_and_advantages_are_relative():
-    init, apply = make_agent(LearnerConfig(), 40, 7)
-    parameters, hidden_state = init(jax.random.key(0)), jnp.zeros(0)
+    apply = AgentNetwork(LearnerConfig(), 40, 7)
+    parameters, hidden_state = apply.init(jax.random.key(0)), jnp.zeros(0)
     seen = jax.random.normal(jax.random.key(1), (64, 40))
     values, _ = apply(parameters, seen, hidden_state)
     assert float(values.std()) < 0.2

@@ -10,7 +10,7 @@ import pytest
 from jaxqmix.config import EnvConfig, LearnerConfig
 from jaxqmix.env import dynamics, sensing
 from jaxqmix.env.observation import feature_slices, observe, symmetries
-from jaxqmix.learner.networks import SymmetryEnsemble, hidden_state_size, make_agent, transformed
+from jaxqmix.learner.networks import AgentNetwork, SymmetryEnsemble, hidden_state_size, transformed
 from jaxqmix.presets import QUICK
 from jaxqmix.training import make_trainer
 from jaxqmix.types import ACTIONS, replace
@@ -125,9 +125,9 @@ def test_turned_agents_see_the_turned_world(network):
     table = symmetries(FINE)
     features = table.source.shape[1]
     config = LearnerConfig(network=network, hidden=16)
-    init, agent = make_agent(config, features, len(ACTIONS))
+    agent = AgentNetwork(config, features, len(ACTIONS))
     keys = jax.random.split(jax.random.key(0), 3)
-    parameters = init(keys[0])
+    parameters = agent.init(keys[0])
     leaves, tree = jax.tree.flatten(parameters)
     noise = jax.random.split(keys[1], len(leaves))
     leaves = [

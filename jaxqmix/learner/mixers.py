@@ -211,6 +211,12 @@ class MixerNetwork:
         return self.module(parameters)(chosen, best, actions, state)
 
 
-def make_mixer(config: LearnerConfig, drones: int, actions: int, state: int) -> MixerNetwork:
-    """The mixer that a config names."""
-    return MixerNetwork(MIXERS[config.mixer], config, drones, actions, state)
+def make_mixer(
+    config: LearnerConfig,
+    drones: int,
+    actions: int,
+    state: int,
+    kind: type[Mixer] | None = None,
+) -> MixerNetwork:
+    """The mixer that a config names, or one of another kind."""
+    return MixerNetwork(kind or MIXERS[config.mixer], config, drones, actions, state)

@@ -105,19 +105,6 @@ class AgentNetwork:
         return nnx.merge(self.graph, parameters)(observation, hidden_state)
 
 
-def make_agent(
-    config: LearnerConfig, features: int, actions: int
-) -> tuple[Callable[[jax.Array], Parameters], AgentApply]:
-    """Binds the static sizes.
-
-    Returns:
-      `init(key) -> parameters`, and `apply(parameters, observation, hidden_state)` as
-      `Agent.__call__`.
-    """
-    agent = AgentNetwork(config, features, actions)
-    return agent.init, agent
-
-
 def transformed(parameters: Parameters, symmetries: Symmetries) -> Parameters:
     """The agent turned instead of the world, one for each symmetry: leaves [G, ...].
 

@@ -15,13 +15,13 @@ import optax
 
 from jaxqmix.config import LearnerConfig
 from jaxqmix.distributed import total
-from jaxqmix.learner.mixers import MIXERS, Mixer, MixerNetwork
+from jaxqmix.learner.mixers import Mixer, MixerNetwork, make_mixer
 from jaxqmix.learner.networks import (
     AgentApply,
+    AgentNetwork,
     Parameters,
     greedy_actions,
     hidden_state_size,
-    make_agent,
 )
 from jaxqmix.learner.targets import chosen_values, lambda_returns, masked_max
 from jaxqmix.types import Sequences, over_sequences, pytree_dataclass
@@ -205,14 +205,14 @@ def make_learner(
       proximal: as in `make_optimiser`.
       mixer: another one than the config names.
     """
-    init_agent, agent = make_agent(config, features, actions)
-    mixing = MixerNetwork(mixer or MIXERS[config.mixer], config, drones, actions, state)
+    agent = AgentNetwork(config, features, actions)
+    mixing = make_mixer(config, drones, actions, state, mixer)
     optimiser = make_optimiser(config, updates * config.epochs * config.minibatches, proximal)
     gradient = jax.grad(td_loss, has_aux=True)
 
     def init(key: jax.Array) -> LearnerState:
         agent_key, mixer_key = jax.random.split(key)
-        parameters = {"agent": init_agent(agent_key), "mixer": mixing.init(mixer_key)}
+        parameters = {"agent": agent.init(agent_key), "mixer": mixing.init(mixer_key)}
         # Copies: the training state is donated, and a buffer can be donated only once.
         target, ema = (jax.tree.map(jnp.copy, parameters) for _ in range(2))
         return LearnerState(parameters, target, ema, optimiser.init(parameters), jnp.int32(0))
