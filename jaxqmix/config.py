@@ -434,7 +434,7 @@ class TrainingConfig(Checked):
 
     mode: Literal["online", "replay"] = "online"
     """`online` learns from the fresh rollout only; `replay` from a store of past rollouts."""
-    env_steps: Annotated[int, Within(1, 10**13)] = 500_000
+    env_steps: Annotated[int, Within(1, 10**13)] = 200_000
     """Budget in env steps of one swarm, summed over all swarms."""
     episodes: Annotated[int | None, Within(1, 10**9)] = None
     """Budget in episodes; replaces env_steps when given (episodes x horizon)."""

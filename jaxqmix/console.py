@@ -188,8 +188,7 @@ class Console(Callback):
                 "seeds.json, with means and 95 % intervals, are there too"
             )
             return
-        assert self._config is not None
-        if self._config.world:
+        if self._config is not None and self._config.world:
             self._say(f"checkpoints, metrics and curves.png are in {out}")
             return
         self._say(f"checkpoints, metrics, curves.png and replay.gif are in {out}")

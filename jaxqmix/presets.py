@@ -14,7 +14,8 @@ from jaxqmix.config import (
     TrainingConfig,
 )
 
-QUICK = RunConfig(preset="quick")
+# Measured over 5 seeds: with 500,000 env steps 90 % is seen 1.4 steps later than with 200,000.
+QUICK = RunConfig(preset="quick", training=TrainingConfig(env_steps=200_000))
 
 FULL = RunConfig(
     preset="full",
@@ -41,14 +42,20 @@ SCALE20 = RunConfig(
 )
 
 
-def by_chance(base: RunConfig, horizon: int) -> RunConfig:
+def by_chance(base: RunConfig, horizon: int, env_steps: int) -> RunConfig:
     """The mission with `probabilistic` sensing: a look sees cells by chance, so it takes longer."""
     env = dataclasses.replace(base.env, sensing="probabilistic", horizon=horizon)
-    return dataclasses.replace(base, preset=f"{base.preset}-probabilistic", env=env)
+    training = dataclasses.replace(base.training, env_steps=env_steps)
+    name = f"{base.preset}-probabilistic"
+    return dataclasses.replace(base, preset=name, env=env, training=training)
 
 
 # The best planner, voronoi, has seen 95 % on average after 106, 639 and 328 steps.
-PROBABILISTIC = (by_chance(QUICK, 130), by_chance(FULL, 720), by_chance(SCALE20, 370))
+PROBABILISTIC = (
+    by_chance(QUICK, 130, 500_000),
+    by_chance(FULL, 720, 2_000_000),
+    by_chance(SCALE20, 370, 1_000_000),
+)
 PRESETS = {preset.preset: preset for preset in (QUICK, FULL, SCALE20, *PROBABILISTIC)}
 
 

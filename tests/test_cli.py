@@ -393,9 +393,9 @@ def test_planners_are_drawn_with_other_numbers_of_drones(capsys, tmp_path, monke
         ("--out quick full", ("full", "online", 64, 2_000_000, None, 0)),
         ("quick --seed 3 --env-steps 5000", ("quick", "online", 64, 5000, None, 3)),
         # What a shortcut gives is what is judged, not the preset's value in its place.
-        ("quick --mode replay --training.swarms 50", ("quick", "replay", 50, 500_000, None, 0)),
+        ("quick --mode replay --training.swarms 50", ("quick", "replay", 50, 200_000, None, 0)),
         ("--training.swarms 65536 quick --episodes=1000000",
-         ("quick", "online", 65536, 500_000, 1_000_000, 0)),
+         ("quick", "online", 65536, 200_000, 1_000_000, 0)),
         ("quick --training.swarms 65536 --env_steps 100000000",
          ("quick", "online", 65536, 100_000_000, None, 0)),
     ],
