@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import importlib.util
 import sys
 import types
@@ -17,12 +16,9 @@ from common import chained, seconds_of
 
 from jaxqmix.config import EnvConfig, LearnerConfig, ReplayConfig, RunConfig, TrainingConfig
 from jaxqmix.env.base import Environment
-from jaxqmix.training import Trainer, make_trainer
-from jaxqmix.types import Observation, Timestep
+from jaxqmix.training import Trainer, in_world, make_trainer
 
 WORLDS = ("MPE_simple_spread_v3", "HeuristicEnemySMAX")
-HORIZON = 26
-"""Env steps of one of its rollouts on simple_spread: an episode of 25, and one that begins anew."""
 
 
 def make_world(name: str) -> Any:
@@ -126,7 +122,7 @@ def matched(algorithm: str, settings: dict[str, Any]) -> RunConfig:
     """Our run with its network, rollouts, replay and number of updates."""
     hidden, width = settings["HIDDEN_SIZE"], settings["MIXER_EMBEDDING_DIM"]
     return RunConfig(
-        env=EnvConfig(drones=SimpleSpread.agents, neighbours=SimpleSpread.agents - 1),
+        env=EnvConfig(drones=3, neighbours=2),
         learner=LearnerConfig(
             network="gru", hidden=hidden, layers=1, mixer=algorithm, mixing_width=width,
             target_update=1 / settings["TARGET_UPDATE_INTERVAL"],
@@ -143,39 +139,6 @@ def matched(algorithm: str, settings: dict[str, Any]) -> RunConfig:
     )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class SimpleSpread(Environment):
-    """JaxMARL's simple_spread: one team reward, and agents see which one they are."""
-
-    inner: Any
-    agents = 3
-    actions = 5
-    horizon = HORIZON
-
-    def reset(self, key: jax.Array, params: tuple) -> tuple[Any, Timestep]:
-        """Starts an episode."""
-        seen, state = self.inner.reset(key)
-        return state, self._timestep(seen, jnp.float32(0), jnp.bool_(False))
-
-    def step(
-        self, key: jax.Array, state: Any, actions: jax.Array, params: tuple
-    ) -> tuple[Any, Timestep]:
-        """Steps; a new episode is begun by our loop, as for our world."""
-        chosen = {agent: actions[index] for index, agent in enumerate(self.inner.agents)}
-        seen, state, rewards, done, _ = self.inner.step_env(key, state, chosen)
-        team = jnp.sum(jnp.stack([rewards[agent] for agent in self.inner.agents]))
-        return state, self._timestep(seen, team, done["__all__"])
-
-    def _timestep(self, seen: dict, reward: jax.Array, over: jax.Array) -> Timestep:
-        own = jnp.stack([seen[agent] for agent in self.inner.agents])
-        observation = Observation(
-            agents=jnp.concatenate([own, jnp.eye(self.agents)], axis=1),
-            available=jnp.ones((self.agents, self.actions), bool),
-            state=own.reshape(-1),
-        )
-        return Timestep(observation, reward, jnp.bool_(False), over, {})
-
-
-def trainer_in(world: SimpleSpread, config: RunConfig) -> Trainer:
+def trainer_in(world: Environment, config: RunConfig) -> Trainer:
     """Our training loop in another world."""
-    return make_trainer(config, env=world)
+    return make_trainer(in_world(config, world), env=world)

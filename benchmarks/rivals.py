@@ -129,7 +129,9 @@ def jaxmarl_worlds(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def jaxmarl_training(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Its learner on simple_spread against ours, at equal network, rollouts and updates."""
     settings = rival_jaxmarl.their_settings(arguments.jaxmarl, arguments.env_steps)
-    world = rival_jaxmarl.SimpleSpread(rival_jaxmarl.make_world("MPE_simple_spread_v3"))
+    from jaxqmix.adapters.jaxmarl import JaxMarlWorld
+
+    world = JaxMarlWorld(rival_jaxmarl.make_world("MPE_simple_spread_v3"))
     for algorithm in arguments.algorithms:
         theirs = rival_jaxmarl.their_training(arguments.jaxmarl, algorithm, settings)
         config = rival_jaxmarl.matched(algorithm, settings)
