@@ -6,13 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from common import chained, compile_program
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxqmix.distributed import SHARDED, SWARMS, make_mesh, on_each_device, place, shardings
 from jaxqmix.env.urban_grid import UrbanGrid
 from jaxqmix.planners import Random
+from jaxqmix.policies import LearnedPolicy
 from jaxqmix.rollout import Swarms, begin, fly_step, with_constants, without_constants
+from jaxqmix.training import Trainer
 from jaxqmix.types import Sequences, replace
 
 
@@ -80,6 +83,13 @@ def flight_program(
         over_swarms(fly, mesh), carry, donate_argnums=0, out_shardings=pinned
     )
     return chained(program, carry), needs
+
+
+def exploring(trainer: Trainer, agent: Any) -> LearnedPolicy:
+    """The policy of an agent's parameters that explores at every second step."""
+    learner = trainer.learner
+    size = learner.hidden_state_size
+    return LearnedPolicy(learner.agent, agent, trainer.env.agents, size, jnp.float32(0.5))
 
 
 def next_keys(keys: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -27,6 +27,7 @@ from common import (
 )
 from programs import (
     begin_program,
+    exploring,
     flight_program,
     over_swarms,
     sequence_specs,
@@ -127,7 +128,7 @@ def update_seconds(trainer: Trainer, repeats: int) -> tuple[float, int]:
     steps, mesh = trainer.config.training.rollout, trainer.mesh
 
     def fly(keys: jax.Array, swarms: Swarms, parameters: Any) -> Any:
-        policy = trainer.policy(parameters, jnp.float32(0.5))
+        policy = exploring(trainer, parameters)
         return rollout(keys[0], swarms, policy, trainer.env, steps)[1]
 
     def update(carry: tuple, batch: Any) -> tuple:

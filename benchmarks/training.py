@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from common import (
     COLOURS,
     chained,
@@ -29,7 +28,7 @@ from common import (
     with_settings,
     with_training,
 )
-from programs import flight_program, next_keys, sequence_specs, swarm_keys
+from programs import exploring, flight_program, next_keys, sequence_specs, swarm_keys
 
 from jaxqmix.config import RunConfig
 from jaxqmix.distributed import REPLICATED, SHARDED, on_each_device, shardings
@@ -56,13 +55,11 @@ def rollout_stages(trainer: Trainer, repeats: int) -> dict[str, float]:
     def begin_anew(keys: jax.Array, swarms: Swarms, parameters: Any) -> tuple:
         keys, now = next_keys(keys)
         count = auto_reset_count(env.horizon, keys.shape[0], steps)
-        return keys, auto_reset(
-            now[0], swarms, env, trainer.policy(parameters, jnp.float32(0.5)), count
-        )
+        return keys, auto_reset(now[0], swarms, env, exploring(trainer, parameters), count)
 
     def explore(keys: jax.Array, swarms: Swarms, parameters: Any) -> tuple:
         keys, now = next_keys(keys)
-        policy = trainer.policy(parameters, jnp.float32(0.5))
+        policy = exploring(trainer, parameters)
         swarms, sequences, _ = rollout(now[0], swarms, policy, env, steps)
         return keys, swarms, sequences
 

@@ -39,10 +39,9 @@ from jaxqmix.learner.networks import Parameters
 from jaxqmix.maps import CityMap, stack, with_city, without_city
 from jaxqmix.metrics import flat_settings
 from jaxqmix.planners import planner
-from jaxqmix.policies import greedy_policy
 from jaxqmix.rollout import fly_episodes
 from jaxqmix.runner import Callback
-from jaxqmix.training import in_world, make_parts
+from jaxqmix.training import greedy_policy, in_world, make_parts
 from jaxqmix.types import EnvParams, Episode, Policy, State, Timestep, replace
 
 
@@ -167,8 +166,8 @@ def learned_policy(
     `ConfigError` where drones observe other numbers there than those trained."""
     check_observation(config, trained)
     _, learner = make_parts(without_city(trained), axis=None, env=world)
-    env, symmetric = world or mission_env(without_city(config)), config.evaluation.symmetric
-    return jit(lambda parameters: greedy_policy(learner, parameters, env, symmetric))(parameters)
+    env = world or mission_env(without_city(config))
+    return jit(lambda parameters: greedy_policy(learner, parameters, env, config))(parameters)
 
 
 def check_observation(config: RunConfig, trained: RunConfig) -> None:

@@ -8,16 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxqmix.config import TrainingConfig
-from jaxqmix.env.base import Environment
-from jaxqmix.learner.networks import (
-    AgentApply,
-    Parameters,
-    SymmetryEnsemble,
-    epsilon_greedy,
-    greedy_actions,
-    transformed,
-)
-from jaxqmix.learner.update import Learner
+from jaxqmix.learner.networks import AgentApply, Parameters, epsilon_greedy, greedy_actions
 from jaxqmix.types import State, Timestep
 
 
@@ -55,26 +46,6 @@ jax.tree_util.register_dataclass(
     data_fields=("parameters", "epsilon"),
     meta_fields=("apply", "drones", "hidden_state_size"),
 )
-
-
-def exploring_policy(
-    learner: Learner, parameters: Parameters, env: Environment, epsilon: jax.Array
-) -> LearnedPolicy:
-    """The policy that training flies: epsilon-greedy, without the symmetry ensemble."""
-    return LearnedPolicy(learner.agent, parameters, env.agents, learner.hidden_state_size, epsilon)
-
-
-def greedy_policy(
-    learner: Learner, parameters: Parameters, env: Environment, symmetric: bool
-) -> LearnedPolicy:
-    """The policy that evaluations fly; if `symmetric`, over the ensemble of the world's symmetries,
-    where it has any."""
-    agent, size = learner.agent, learner.hidden_state_size
-    views = env.symmetries() if symmetric else None
-    if views is not None:
-        agent, parameters = SymmetryEnsemble(agent), transformed(parameters, views)
-        size *= views.actions.shape[0]
-    return LearnedPolicy(agent, parameters, env.agents, size)
 
 
 def exploration_rate(env_steps: jax.Array, horizon: int, config: TrainingConfig) -> jax.Array:

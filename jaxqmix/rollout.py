@@ -8,6 +8,7 @@ rollouts (`auto_reset`), so that no reset is ever computed inside a step.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -89,6 +90,12 @@ def fly_step(
     return jax.vmap(one)(keys, swarms)
 
 
+def kept_of(policy: Policy) -> Callable[[Any], Any]:
+    """What a policy keeps of a step for its learner, from its hidden state after it; nothing by
+    default."""
+    return getattr(policy, "kept", lambda hidden_state: ())
+
+
 def rollout(
     key: jax.Array, swarms: Swarms, policy: Policy, env: Environment, steps: int
 ) -> tuple[Swarms, Sequences, dict[str, jax.Array]]:
@@ -106,15 +113,16 @@ def rollout(
       those named by `sums`.
     """
     hidden_state, whole = swarms.hidden_state, swarms.state
+    keep = kept_of(policy)
 
     def body(swarms: Swarms, keys: jax.Array) -> tuple[Swarms, tuple]:
         swarms = replace(swarms, state=with_constants(swarms.state, whole, env))
         after, actions = fly_step(keys, swarms, policy, env)
-        output = (actions, after.timestep, ~swarms.done)
+        output = (actions, after.timestep, ~swarms.done, keep(after.hidden_state))
         return replace(after, state=without_constants(after.state, env)), output
 
     first = replace(swarms, state=without_constants(swarms.state, env))
-    last, (actions, timestep, valid) = jax.lax.scan(
+    last, (actions, timestep, valid, kept) = jax.lax.scan(
         body, first, jax.random.split(key, (steps, swarms.done.shape[0]))
     )
     before, later = swarms.timestep.observation, timestep.observation
@@ -126,6 +134,7 @@ def rollout(
         truncated=timestep.truncated,
         valid=valid,
         hidden_state=hidden_state,
+        kept=kept,
     )
     ended = last.done & valid[0]
     metrics = jax.vmap(env.mission.metrics)(last.statistics)

@@ -50,7 +50,6 @@ from jaxqmix.metrics import (
 )
 from jaxqmix.provenance import Journal
 from jaxqmix.training import (
-    MEANS,
     Metrics,
     Trainer,
     TrainState,
@@ -615,8 +614,8 @@ def training_report(metrics: Metrics, step: int, config: RunConfig, speed: float
         "episodes": float(metrics.ended),
         "env_steps_per_second": round(speed, 1),
     }
-    for name in MEANS:
-        report[name] = float(metrics.learner[name] / metrics.iterations)
+    for name, total in metrics.learner.items():
+        report[name] = float(total / metrics.iterations)
     report["epsilon"] = float(metrics.epsilon)
     for name in sorted(metrics.episodes.keys() - {"episodes"}, key=metric_order):
         report[name] = float(metrics.episodes[name]) / ended if ended else None

@@ -33,11 +33,12 @@ from jaxqmix.distributed import (
 from jaxqmix.env.base import Environment
 from jaxqmix.env.urban_grid import UrbanGrid, ending_at, mission_env
 from jaxqmix.learner import replay as replay_store
+from jaxqmix.learner.base import Learner
 from jaxqmix.learner.networks import Parameters
-from jaxqmix.learner.update import Learner, LearnerState, make_learner
-from jaxqmix.policies import LearnedPolicy, exploration_rate, exploring_policy, greedy_policy
-from jaxqmix.rollout import Swarms, auto_reset, auto_reset_count, begin, rollout, sums
-from jaxqmix.types import Sequences, pytree_dataclass, replace
+from jaxqmix.learner.update import make_learner
+from jaxqmix.policies import exploration_rate
+from jaxqmix.rollout import Swarms, auto_reset, auto_reset_count, begin, kept_of, rollout, sums
+from jaxqmix.types import Policy, Sequences, pytree_dataclass, replace
 
 TRAINING = 1
 """Stream of random numbers of training; evaluation has its own, so its cities are unseen."""
@@ -45,8 +46,6 @@ TRAINING = 1
 
 REPORTS = 100
 """Training reports in a whole run."""
-MEANS = ("loss", "mean_q", "gradient_norm")
-"""Metrics of the learner: a report holds their means over iterations."""
 FINITE = ("loss", "gradient_norm", "parameters")
 """What must stay finite."""
 
@@ -56,7 +55,7 @@ class Metrics:
     """What training reports: sums over the iterations since the last report."""
 
     iterations: jax.Array  # [] int32
-    learner: dict[str, jax.Array]  # [] float32 each, those of MEANS
+    learner: dict[str, jax.Array]  # [] float32 each, those of the learner
     episodes: dict[str, jax.Array]  # [] float32 each, over ended episodes; see `rollout.rollout`
     ended: jax.Array  # [] float32, episodes that ended in the whole run
     epsilon: jax.Array  # [] float32, of the last iteration
@@ -67,7 +66,7 @@ class Metrics:
 class TrainState:
     """Everything that a run changes; saved whole, it resumes bit for bit."""
 
-    learner: LearnerState
+    learner: Any  # the learner's state
     swarms: Swarms
     replay: Any  # a `Replay`, or () in mode `online`
     key: jax.Array  # [2] uint32, raw key data, so that checkpoints hold plain arrays
@@ -96,12 +95,9 @@ class Trainer:
         """The state before the first iteration, from a seed or, with `seeds`, from as many."""
         return self.begin(np.asarray(seed, np.uint32))
 
-    def policy(self, parameters: Parameters, epsilon: jax.Array | None = None) -> LearnedPolicy:
-        """The policy of agent parameters; greedy without epsilon."""
-        if epsilon is None:
-            symmetric = self.config.evaluation.symmetric
-            return greedy_policy(self.learner, parameters, self.env, symmetric)
-        return exploring_policy(self.learner, parameters, self.env, epsilon)
+    def policy(self, agent: Parameters) -> Policy:
+        """The greedy policy of an agent's parameters."""
+        return greedy_policy(self.learner, agent, self.env, self.config)
 
     def split(self, tree: Any, axis: int = 0) -> list[Any]:
         """What each run has of a tree of NumPy arrays in which the seeds' axis is this one."""
@@ -173,7 +169,10 @@ def fits(config: RunConfig, devices: int) -> bool:
 
 
 def make_trainer(
-    config: RunConfig, seeds: int | None = None, env: Environment | None = None
+    config: RunConfig,
+    seeds: int | None = None,
+    env: Environment | None = None,
+    learner: Callable[..., Learner] = make_learner,
 ) -> Trainer:
     """Binds a run's config; nothing is compiled before a function is called.
 
@@ -181,19 +180,20 @@ def make_trainer(
       config: of the run.
       seeds: train so many runs side by side in one program; None trains one.
       env: the world of the policy, where it is another than the config's; see `in_world`.
+      learner: makes the learner, from what `make_learner` takes.
     """
     mesh = make_mesh(lambda devices: fits(config, devices))
-    mission, learner = make_parts(config, SWARMS, env)
+    mission, learns = make_parts(config, SWARMS, env, learner=learner)
     env = mission
     if isinstance(mission, UrbanGrid):
         env = ending_at(mission, config.training.coverage_target)
     specs = state_specs(config, seeds)
 
     def begin(seed: jax.Array) -> TrainState:
-        return begin_training(seed, config, env, learner, mesh.size)
+        return begin_training(seed, config, env, learns, mesh.size)
 
     def iteration(state: TrainState) -> TrainState:
-        return train_iteration(state, config, env, learner, SWARMS)
+        return train_iteration(state, config, env, learns, SWARMS)
 
     if seeds is not None:
         begin, iteration = jax.vmap(begin), jax.vmap(iteration)
@@ -207,7 +207,7 @@ def make_trainer(
     return Trainer(
         config,
         mission,
-        learner,
+        learns,
         mesh,
         seeds,
         begin=jit(begin, once=True, out_shardings=places[0]),
@@ -232,13 +232,26 @@ def in_world(config: RunConfig, env: Environment | None) -> RunConfig:
     return config.replace(world=env.name, **sizes)
 
 
+def greedy_policy(
+    learner: Learner, agent: Parameters, env: Environment, config: RunConfig
+) -> Policy:
+    """The policy that a run's evaluations fly: with `evaluation.symmetric` over the ensemble of the
+    world's symmetries, where it has any."""
+    symmetries = env.symmetries() if config.evaluation.symmetric else None
+    return learner.greedy(agent, env.agents, symmetries)
+
+
 def make_parts(
-    config: RunConfig, axis: str | None, env: Environment | None = None, proximal: float = 0.0
-) -> tuple[Environment, Learner]:
+    config: RunConfig,
+    axis: str | None,
+    env: Environment | None = None,
+    proximal: float = 0.0,
+    learner: Callable[..., Learner] = make_learner,
+) -> tuple[Environment, Any]:
     """The world and the learner of a run; see `make_learner` and `make_trainer`."""
     env = env or mission_env(config)
     observed = env.observation_spec()
-    learner = make_learner(
+    return env, learner(
         config.learner,
         features=observed.agents.shape[-1],
         actions=env.actions,
@@ -248,7 +261,6 @@ def make_parts(
         axis=axis,
         proximal=proximal,
     )
-    return env, learner
 
 
 def count_updates(config: RunConfig) -> int:
@@ -268,11 +280,11 @@ def begin_training(
     learner_key, swarms_key, key = jax.random.split(key, 3)
     learned = learner.init(learner_key)
     epsilon = jnp.float32(training.epsilon_start)
-    policy = exploring_policy(learner, learned.parameters["agent"], env, epsilon)
+    policy = learner.exploring(learned, env.agents, epsilon)
     swarms = begin(jax.random.split(swarms_key, training.swarms), env, policy)
     store: Any = ()
     if training.mode == "replay":
-        shapes = sequence_shapes(config, swarms)
+        shapes = sequence_shapes(config, swarms, kept_of(policy))
         store = replay_store.empty(shapes, config.replay.capacity)
     return TrainState(
         learner=learned,
@@ -280,15 +292,15 @@ def begin_training(
         replay=store,
         key=jax.random.key_data(key),
         iterations=jnp.int32(0),
-        metrics=no_metrics(sums(env.mission)),
+        metrics=no_metrics(learner.metrics, sums(env.mission)),
     )
 
 
-def no_metrics(episodes: Sequence[str]) -> Metrics:
-    """Metrics before the first iteration; `episodes` names those of `rollout.sums`."""
+def no_metrics(learner: Sequence[str], episodes: Sequence[str]) -> Metrics:
+    """Metrics before the first iteration: those of a learner, and those of `rollout.sums`."""
     return Metrics(
         iterations=jnp.int32(0),
-        learner={name: jnp.float32(0) for name in MEANS},
+        learner={name: jnp.float32(0) for name in learner},
         episodes={name: jnp.float32(0) for name in episodes},
         ended=jnp.float32(0),
         epsilon=jnp.float32(0),
@@ -327,13 +339,18 @@ def count_iteration(
 
     def first(name: str) -> jax.Array:
         found = before.not_finite[name]
+        if name not in checked:  # of another learner
+            return found
         broken = (found == 0) & ~jnp.all(jnp.isfinite(checked[name]))
         return jnp.where(broken, iterations + 1, found)
 
     return Metrics(
         iterations=kept * before.iterations + 1,
         # Chosen, for zero times NaN would stay.
-        learner={n: jnp.where(kept, before.learner[n], 0.0) + learner[n] for n in MEANS},
+        learner={
+            name: jnp.where(kept, sum_before, 0.0) + learner[name]
+            for name, sum_before in before.learner.items()
+        },
         episodes={
             name: jnp.where(kept, before.episodes[name], 0.0) + summed
             for name, summed in episodes.items()
@@ -366,7 +383,7 @@ def train_iteration(
     # In float32, for env steps may outgrow int32.
     flown = state.iterations.astype(jnp.float32) * config.iteration_steps
     epsilon = exploration_rate(flown, horizon, training)
-    policy = exploring_policy(learner, state.learner.parameters["agent"], env, epsilon)
+    policy = learner.exploring(state.learner, env.agents, epsilon)
     fresh = auto_reset_count(horizon, state.swarms.done.shape[0], training.rollout)
     swarms = auto_reset(reset_key, state.swarms, env, policy, fresh)
     swarms, sequences, episodes = rollout(rollout_key, swarms, policy, env, training.rollout)
@@ -397,20 +414,20 @@ def train_iteration(
 
 def learn(
     keys: jax.Array | Sequence[jax.Array],
-    learned: LearnerState,
+    learned: Any,
     store: Any,
     sequences: Sequences,
     learner: Learner,
     config: RunConfig,
     axis: str | None = None,
-) -> tuple[LearnerState, Any, dict[str, jax.Array]]:
+) -> tuple[Any, Any, dict[str, jax.Array]]:
     """One learner update: on the fresh sequences, or on a draw from the replay store."""
     if config.training.mode == "online":
         learned, metrics = learner.update(keys[0], learned, sequences)
         return learned, store, metrics
     store = replay_store.add(store, sequences)
     # This device's share of the swarms is its share of the draw, too.
-    devices = config.training.swarms // sequences.hidden_state.shape[0]
+    devices = config.training.swarms // sequences.reward.shape[1]
     batch = replay_store.sample(keys[1], store, config.replay.batch // devices)
     after, metrics = learner.update(keys[0], learned, batch)
     warm = store.size * devices >= config.replay.warmup
@@ -418,8 +435,11 @@ def learn(
     return learned, store, metrics
 
 
-def sequence_shapes(config: RunConfig, swarms: Swarms) -> Sequences:
-    """The shapes of the sequences that a rollout of these swarms (or their shapes) gives."""
+def sequence_shapes(
+    config: RunConfig, swarms: Swarms, keep: Callable[[Any], Any] = lambda hidden_state: ()
+) -> Sequences:
+    """The shapes of the sequences that a rollout of these swarms (or their shapes) gives, of a
+    policy that keeps this of a step."""
     steps = config.training.rollout
     drones = swarms.timestep.observation.available.shape[1]
     count = swarms.done.shape[0]
@@ -427,7 +447,8 @@ def sequence_shapes(config: RunConfig, swarms: Swarms) -> Sequences:
     def over_time(leaf: Any) -> Any:
         return jax.ShapeDtypeStruct((steps + 1, *leaf.shape), leaf.dtype)
 
-    hidden_state: Any = jax.ShapeDtypeStruct(swarms.hidden_state.shape, swarms.hidden_state.dtype)
+    hidden_state = jax.eval_shape(lambda leaf: leaf, swarms.hidden_state)
+    kept = jax.eval_shape(keep, swarms.hidden_state)
 
     def each_step(dtype: Any, *more: int) -> Any:
         return jax.ShapeDtypeStruct((steps, count, *more), dtype)
@@ -440,4 +461,7 @@ def sequence_shapes(config: RunConfig, swarms: Swarms) -> Sequences:
         truncated=each_step(bool),
         valid=each_step(bool),
         hidden_state=hidden_state,
+        kept=jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((steps, *leaf.shape), leaf.dtype), kept
+        ),
     )

@@ -187,9 +187,8 @@ class Sequences:
     terminated: jax.Array  # [T, S] bool
     truncated: jax.Array  # [T, S] bool
     valid: jax.Array  # [T, S] bool
-    hidden_state: (
-        jax.Array
-    )  # [S, N, M] float32, the agents' hidden state before the first observation
+    hidden_state: Any  # [S, ...], the policy's before the first observation; QMIX: [S, N, M]
+    kept: Any = ()  # [T, S, ...], what the policy keeps of a step, see `jaxqmix.learner.base`
 
 
 def over_sequences(function: Callable[..., jax.Array], batch: Sequences) -> Sequences:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ from jaxqmix.federated.config import FederationConfig
 from jaxqmix.federated.rounds import Server, begin_server, receive
 from jaxqmix.learner import replay as replay_store
 from jaxqmix.learner.targets import lambda_returns
-from jaxqmix.learner.update import LearnerState, compute_targets, td_loss
+from jaxqmix.learner.update import LearnerState, QLearner, compute_targets, td_loss
 from jaxqmix.rollout import Swarms
 from jaxqmix.training import (
     Trainer,
@@ -75,6 +75,11 @@ class Parts:
     def online(self) -> Trainer:
         """The trainer of mode `online`."""
         return make_trainer(MISSION)
+
+    @property
+    def learner(self) -> QLearner:
+        """The learner of mode `online`."""
+        return cast(QLearner, self.online.learner)
 
     @cached_property
     def step(self) -> Callable:
@@ -277,7 +282,7 @@ def check_replay(parts: Parts) -> str:
 
 def check_shapes(parts: Parts) -> str:
     """Every array of a rollout, of the agent, the mixer and the targets has its shape."""
-    env, learner = mission_env(MISSION), parts.online.learner
+    env, learner = mission_env(MISSION), parts.learner
     shapes = parts.sequence_shapes
     steps, swarms = MISSION.training.rollout, MISSION.training.swarms
     drones, features = MISSION.env.drones, env.features
@@ -354,7 +359,7 @@ def check_loop(parts: Parts) -> str:
 
 def check_compiled(parts: Parts) -> str:
     """Moves, looks, returns and gradients are the same compiled and operation by operation."""
-    swarm, env, learner = parts.swarm, MISSION.env, parts.online.learner
+    swarm, env, learner = parts.swarm, MISSION.env, parts.learner
     learned = jax.device_get(parts.begin().learner)
     generator = np.random.default_rng(0)
     batch = random_sequences(generator, parts.sequence_shapes)

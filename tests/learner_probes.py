@@ -13,7 +13,7 @@ import numpy as np
 from jaxqmix.config import LearnerConfig
 from jaxqmix.learner.mixers import Mixer
 from jaxqmix.learner.networks import Parameters
-from jaxqmix.learner.update import Learner, LearnerState, make_learner
+from jaxqmix.learner.update import LearnerState, QLearner, make_learner
 from jaxqmix.types import Observation, Sequences
 
 
@@ -95,7 +95,7 @@ def learn(
     actions: int = 2,
     mixer: type[Mixer] | None = None,
     begun: Callable[[Parameters], Parameters] = lambda parameters: parameters,
-) -> tuple[Learner, LearnerState]:
+) -> tuple[QLearner, LearnerState]:
     """Trains a learner on one batch, again and again; `begun` may change its first weights."""
     agents, state = batch.observation.agents, batch.observation.state
     learner = make_learner(

@@ -1,6 +1,7 @@
 """The doors of the world: another environment, and another mission, in a few lines each."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -22,7 +23,7 @@ from jaxqmix.env.urban_grid import Parts, UrbanGrid
 from jaxqmix.evaluation import evaluator
 from jaxqmix.rollout import fly_episodes
 from jaxqmix.training import make_trainer
-from jaxqmix.types import ASCEND, Observation, Timestep
+from jaxqmix.types import ASCEND, Observation, Timestep, pytree_dataclass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +131,88 @@ def test_parts_that_do_not_fit_are_named(parts, word, city_block):
         state, _ = jax.eval_shape(env.reset, jax.random.key(0), params)
         actions = jnp.zeros(env.agents, jnp.int32)
         jax.eval_shape(env.step, jax.random.key(0), state, actions, params)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["weights"], meta_fields=["drones", "sampled"]
+)
+@dataclasses.dataclass(frozen=True)
+class Chance:
+    """Actions by a softmax over scores that are linear in what an agent sees; the log-probability
+    of those chosen is kept for the learner, by way of the hidden state."""
+
+    weights: jax.Array  # [D, A]
+    drones: int
+    sampled: bool
+
+    def initial_hidden_state(self):
+        return jnp.zeros(self.drones)
+
+    def kept(self, hidden_state):
+        return hidden_state
+
+    def __call__(self, key, state, timestep, hidden_state):
+        chances = log_chances(self.weights, timestep.observation)
+        actions = jax.random.categorical(key, chances) if self.sampled else chances.argmax(-1)
+        return actions, jnp.take_along_axis(chances, actions[:, None], axis=1)[:, 0]
+
+
+def log_chances(weights, observation):
+    return jax.nn.log_softmax(jnp.where(observation.available, observation.agents @ weights, -1e9))
+
+
+@pytree_dataclass
+class Weights:
+    """State of `PolicyGradient`."""
+
+    parameters: dict
+    ema: dict
+
+
+class PolicyGradient:
+    """Another learner in twenty lines: one clipped step of PPO from each rollout (Schulman et al.
+    2017, "Proximal Policy Optimization Algorithms", section 3)."""
+
+    metrics = ("loss",)
+
+    def __init__(self, config, features, actions, **sizes):
+        self.rate, self.shape = config.learning_rate, (features, actions)
+
+    def init(self, key):
+        weights = {"agent": jnp.zeros(self.shape)}
+        return Weights(weights, jax.tree.map(jnp.copy, weights))
+
+    def exploring(self, learned, drones, epsilon):
+        return Chance(learned.parameters["agent"], drones, True)
+
+    def greedy(self, agent, drones, symmetries):
+        return Chance(agent, drones, False)
+
+    def update(self, key, learned, batch):
+        seen = jax.tree.map(lambda leaf: leaf[:-1], batch.observation)
+        gain = (batch.reward - batch.reward.mean())[..., None]
+
+        def loss(weights):
+            chances = log_chances(weights, seen)
+            chosen = jnp.take_along_axis(chances, batch.actions[..., None], axis=-1)[..., 0]
+            ratio = jnp.exp(chosen - batch.kept)
+            return -jnp.minimum(ratio * gain, jnp.clip(ratio, 0.8, 1.2) * gain).mean()
+
+        value, slope = jax.value_and_grad(loss)(learned.parameters["agent"])
+        weights = {"agent": learned.parameters["agent"] - self.rate * slope}
+        return Weights(weights, jax.tree.map(jnp.copy, weights)), {"loss": value}
+
+
+@pytest.mark.parametrize("mode", ["online", "replay"])
+def test_another_learner_is_one_class(mode):
+    """The loop keeps what its policy says of every step, and flies its greedy policy."""
+    config = SMALL.replace(**{"training.mode": mode, "learner.learning_rate": 2.0,
+                              "replay.batch": 32, "replay.warmup": 32})  # fmt: skip
+    trainer = make_trainer(config, env=Rendezvous(), learner=PolicyGradient)
+    state, metrics = trainer.iterate(trainer.init(0), np.int32(60))
+    assert set(metrics.learner) == {"loss"} and np.isfinite(metrics.learner["loss"])
+    found, _ = evaluator(Rendezvous(), trainer.policy, batch=16)(state.learner.ema["agent"], 0, 16)
+    assert found["return"].mean() > 0.95
 
 
 class HighFlight(CoverageMission):

@@ -15,8 +15,8 @@ LAYERS = {
     1: ("city", "maps"),
     2: ("env", "planners"),
     3: ("rollout",),
-    4: ("learner",),
-    5: ("policies", "training", "memory", "evaluation"),
+    4: ("learner", "policies"),
+    5: ("training", "memory", "evaluation"),
     6: ("background", "checkpoints", "locking", "metrics", "provenance", "render", "export"),
     7: (
         *("cli", "demo", "validate", "api", "runner", "seeds", "console"),

@@ -162,9 +162,11 @@ def test_greedy_policies_see_the_world_from_all_sides_unless_told_not_to():
     def agents_of(symmetric, epsilon=None):
         evaluation = dataclasses.replace(QUICK.evaluation, symmetric=symmetric)
         trainer = make_trainer(dataclasses.replace(QUICK, evaluation=evaluation))
-        parameters = trainer.learner.init(jax.random.key(0)).parameters["agent"]
-        kernel = trainer.policy(parameters, epsilon).parameters["dense_0"]["kernel"]
-        return kernel.shape[:-2]
+        learned = trainer.learner.init(jax.random.key(0))
+        policy = trainer.policy(learned.parameters["agent"])
+        if epsilon is not None:
+            policy = trainer.learner.exploring(learned, trainer.env.agents, epsilon)
+        return policy.parameters["dense_0"]["kernel"].shape[:-2]
 
     assert agents_of(True) == (8,)
     assert agents_of(False) == agents_of(True, jnp.float32(0.1)) == ()

@@ -11,7 +11,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,8 @@ from jaxqmix.env.observation import (
 from jaxqmix.export.numpy_policy import NumpyPolicy
 from jaxqmix.learner.networks import transformed
 from jaxqmix.maps import without_city
-from jaxqmix.policies import greedy_policy
-from jaxqmix.training import make_parts
+from jaxqmix.policies import LearnedPolicy
+from jaxqmix.training import greedy_policy, make_parts
 from jaxqmix.types import ACTIONS
 
 FORMATS = {"onnx": ".onnx", "npz": ".npz", "stablehlo": ".stablehlo"}
@@ -166,8 +166,8 @@ def jax_values(config: RunConfig, agent: dict[str, Any]) -> Callable:
     """JAX's own greedy policy: (observation [N, D], hidden_state [N, M]) ->
     (values [N, A], hidden_state)."""
     env, learner = make_parts(without_city(config), axis=None)
-    symmetric = config.evaluation.symmetric
-    policy = greedy_policy(learner, jax.tree.map(jnp.asarray, agent), env, symmetric)
+    agent = jax.tree.map(jnp.asarray, agent)
+    policy = cast(LearnedPolicy, greedy_policy(learner, agent, env, config))
     seen = seen_features(config.env)
 
     def values(observation: jax.Array, hidden_state: jax.Array) -> tuple[jax.Array, jax.Array]:

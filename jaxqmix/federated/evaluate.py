@@ -20,9 +20,8 @@ from jaxqmix.federated.aggregate import Tree
 from jaxqmix.federated.local import for_each, local_training, over_sites
 from jaxqmix.federated.rounds import Federation, Program, joined, take
 from jaxqmix.federated.sites import Ranges, Site, ranges
-from jaxqmix.policies import greedy_policy
 from jaxqmix.rollout import fly_episodes
-from jaxqmix.training import TrainState, make_parts
+from jaxqmix.training import TrainState, greedy_policy, make_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +92,7 @@ def make_evaluator(config: RunConfig, sites: Sequence[Site], batch: int) -> Site
 
             def one(agent: Tree, domain: Ranges, env=env, learner=learner):
                 world = dataclasses.replace(env, domain=domain)
-                policy = greedy_policy(learner, agent, world, config.evaluation.symmetric)
+                policy = greedy_policy(learner, agent, world, config)
                 return fly_episodes(keys, world, policy)[0]
 
             domains = ranges([sites[number].domain for number in numbers])

@@ -23,10 +23,9 @@ from jaxqmix.env.urban_grid import UrbanGrid, training_env
 from jaxqmix.federated.aggregate import Tree
 from jaxqmix.federated.config import FederationConfig
 from jaxqmix.federated.sites import Ranges, Site
-from jaxqmix.learner.update import Anchor, Learner, LearnerState
+from jaxqmix.learner.update import Anchor, LearnerState, QLearner
 from jaxqmix.rollout import sums
 from jaxqmix.training import (
-    MEANS,
     TrainState,
     begin_training,
     make_parts,
@@ -41,7 +40,7 @@ class Group:
     """Sites whose swarms have one size."""
 
     config: RunConfig
-    learner: Learner
+    learner: QLearner
     sites: tuple[int, ...]
     """Their numbers among all sites."""
     chosen: int
@@ -207,12 +206,12 @@ def local_training(
 
     def iteration(_: jax.Array, carry: tuple) -> tuple:
         state, totals = carry
-        state = replace(state, metrics=no_metrics(counted))
+        state = replace(state, metrics=no_metrics(QLearner.metrics, counted))
         state = train_iteration(state, group.config, env, group.learner)
         new = state.metrics.learner | state.metrics.episodes | {"iterations": jnp.float32(1)}
         return state, jax.tree.map(jnp.add, totals, new)
 
-    totals = {name: jnp.float32(0) for name in (*MEANS, *counted, "iterations")}
+    totals = {name: jnp.float32(0) for name in (*QLearner.metrics, *counted, "iterations")}
     begun = begin_round(state, start, clock, group)
     state, totals = jax.lax.fori_loop(0, work, iteration, (begun, totals))
     reached = {name: state.learner.parameters[name] for name in start}

@@ -39,11 +39,11 @@ from jaxqmix.federated.evaluate import by_number, everywhere, make_evaluator, ma
 from jaxqmix.federated.local import ordinary
 from jaxqmix.federated.rounds import Outcome, Program, make_program
 from jaxqmix.federated.sites import Site, as_dicts, find_sites
+from jaxqmix.learner.update import QLearner
 from jaxqmix.locking import locked
 from jaxqmix.memory import require_memory
 from jaxqmix.metrics import FINAL, MetricsWriter, TensorBoardLogger, local_path, read
 from jaxqmix.runner import Audience, check_folder, make_folder, stop_requests, write_json
-from jaxqmix.training import MEANS
 from jaxqmix.types import Array, replace
 
 FEDERATION, SITES, ROUNDS = "federation.json", "sites.json", "rounds.jsonl"
@@ -391,10 +391,12 @@ def training_report(outcome: Outcome, chosen: slice, env_steps: int) -> Report:
     ended = float(sums["episodes"].sum())
     report: Report = {"kind": "training", "env_steps": env_steps, "episodes": ended}
     trained = outcome.reached[chosen] & np.isfinite(sums["loss"])
-    for name in MEANS:
+    for name in QLearner.metrics:
         count = float(sums["iterations"][trained].sum())
         report[name] = float(sums[name][trained].sum()) / count if count else None
-    for name in sorted(sums.keys() - {"iterations", "episodes", *MEANS}, key=metric_order):
+    for name in sorted(
+        sums.keys() - {"iterations", "episodes", *QLearner.metrics}, key=metric_order
+    ):
         report[name] = float(sums[name].sum()) / ended if ended else None
     return report
 

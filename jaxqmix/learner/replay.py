@@ -38,8 +38,8 @@ def empty(example: Sequences, capacity: int) -> Replay:
 def add(replay: Replay, sequences: Sequences) -> Replay:
     """Stores S sequences [T, S, ...], over the oldest ones when full."""
     incoming = over_sequences(lambda value, axis: jnp.moveaxis(value, axis, 0), sequences)
-    count = sequences.hidden_state.shape[0]
-    capacity = replay.data.hidden_state.shape[0]
+    count = sequences.reward.shape[1]
+    capacity = replay.data.reward.shape[0]
     places = (replay.position + jnp.arange(count)) % capacity
 
     def store(ring: jax.Array, value: jax.Array) -> jax.Array:

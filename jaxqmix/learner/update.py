@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,14 @@ from jaxqmix.learner.networks import (
     AgentApply,
     AgentNetwork,
     Parameters,
+    SymmetryEnsemble,
     greedy_actions,
     hidden_state_size,
+    transformed,
 )
 from jaxqmix.learner.targets import chosen_values, lambda_returns, masked_max
-from jaxqmix.types import Sequences, over_sequences, pytree_dataclass
+from jaxqmix.policies import LearnedPolicy
+from jaxqmix.types import Sequences, Symmetries, over_sequences, pytree_dataclass
 
 
 @pytree_dataclass
@@ -39,8 +42,8 @@ class LearnerState:
 
 
 @dataclasses.dataclass(frozen=True)
-class Learner:
-    """The learner's functions with static sizes bound."""
+class QLearner:
+    """A `Learner` of action values, with static sizes bound."""
 
     config: LearnerConfig
     agent: AgentApply
@@ -50,6 +53,22 @@ class Learner:
     update: Callable[
         [jax.Array, LearnerState, Sequences], tuple[LearnerState, dict[str, jax.Array]]
     ]
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "mean_q", "gradient_norm")
+
+    def exploring(self, learned: LearnerState, drones: int, epsilon: jax.Array) -> LearnedPolicy:
+        """The policy that training flies: epsilon-greedy, without the symmetry ensemble."""
+        agent = learned.parameters["agent"]
+        return LearnedPolicy(self.agent, agent, drones, self.hidden_state_size, epsilon)
+
+    def greedy(
+        self, agent: Parameters, drones: int, symmetries: Symmetries | None
+    ) -> LearnedPolicy:
+        """The policy that evaluations fly; with symmetries, over the ensemble of them."""
+        if symmetries is None:
+            return LearnedPolicy(self.agent, agent, drones, self.hidden_state_size)
+        size = self.hidden_state_size * symmetries.actions.shape[0]
+        ensemble = SymmetryEnsemble(self.agent)
+        return LearnedPolicy(ensemble, transformed(agent, symmetries), drones, size)
 
 
 def compute_targets(
@@ -191,7 +210,7 @@ def make_learner(
     axis: str | None = None,
     proximal: float = 0.0,
     mixer: type[Mixer] | None = None,
-) -> Learner:
+) -> QLearner:
     """Binds the static sizes.
 
     Args:
@@ -237,7 +256,7 @@ def make_learner(
         (parameters, state), metrics = jax.lax.scan(
             minibatch,
             (learned.parameters, learned.optimiser),
-            minibatch_orders(key, batch.hidden_state.shape[0], config),
+            minibatch_orders(key, batch.reward.shape[1], config),
         )
         learned = LearnerState(
             parameters=parameters,
@@ -250,4 +269,4 @@ def make_learner(
         )
         return learned, jax.tree.map(jnp.mean, metrics)
 
-    return Learner(config, agent, mixing, hidden_state_size(config), init, update)
+    return QLearner(config, agent, mixing, hidden_state_size(config), init, update)
