@@ -26,7 +26,7 @@ from programs import begin_program, flight_program, swarm_keys, swarm_mesh
 from jaxqmix.compilation import tree_bytes
 from jaxqmix.distributed import device_memory
 from jaxqmix.env.urban_grid import UrbanGrid
-from jaxqmix.planners import Random
+from jaxqmix.planners.chance import Random
 from jaxqmix.presets import PRESETS, preset
 from jaxqmix.rollout import Swarms, begin
 

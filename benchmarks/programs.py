@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxqmix.distributed import SHARDED, SWARMS, make_mesh, on_each_device, place, shardings
 from jaxqmix.env.urban_grid import UrbanGrid
-from jaxqmix.planners import Random
+from jaxqmix.planners.chance import Random
 from jaxqmix.policies import LearnedPolicy
 from jaxqmix.rollout import Swarms, begin, fly_step, with_constants, without_constants
 from jaxqmix.training import Trainer

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -40,10 +40,15 @@ from jaxqmix.config import (
     shown,
 )
 from jaxqmix.metrics import check_writable
+from jaxqmix.planners import PLANNERS
 from jaxqmix.presets import PRESETS, preset
 
-Planner = Literal["greedy", "voronoi", "lanes", "tours", "random"]
-PLANNERS = "{greedy,voronoi,lanes,tours,random}"
+if TYPE_CHECKING:
+    Planner = str
+else:
+    Planner = Literal[PLANNERS]
+PLANNER = f"{{{','.join(PLANNERS)}}}"
+"""What --planner takes."""
 PLACE = "FILE|FOLDER"
 """What --city takes: a city file, or a folder of them."""
 
@@ -97,7 +102,7 @@ class Evaluate:
     """Fly over this city file, or over those of this folder, instead."""
     seed: int = 0
     """Which held-out cities; the same for every policy."""
-    planner: Annotated[Planner | None, optional(PLANNERS, "the trained policy")] = None
+    planner: Annotated[Planner | None, optional(PLANNER, "the trained policy")] = None
     """Evaluate a scripted planner on the same cities instead of the trained policy."""
     to_horizon: bool = False
     """Fly on when the mission is complete: to the time limit, or 100 % coverage."""
@@ -127,9 +132,9 @@ class Render:
     """Fly over this city file instead."""
     seed: int = 0
     """Which held-out city."""
-    planner: Annotated[Planner | None, optional(PLANNERS, "the trained policy")] = None
+    planner: Annotated[Planner | None, optional(PLANNER, "the trained policy")] = None
     """Draw a scripted planner instead of the trained policy."""
-    compare: Annotated[Planner | None, optional(PLANNERS, "none")] = None
+    compare: Annotated[Planner | None, optional(PLANNER, "none")] = None
     """Draw this planner beside it, over the same city."""
 
 
@@ -143,7 +148,7 @@ class Plot:
     out: Path = Path("curves.png")
     """Where to (.png, .pdf or .svg)."""
     planner: Annotated[
-        tuple[Planner, ...], tyro.conf.UseAppendAction, optional(PLANNERS, "none")
+        tuple[Planner, ...], tyro.conf.UseAppendAction, optional(PLANNER, "none")
     ] = ()
     """Also fly this scripted planner, to compare coverage over time; may be given again."""
     episodes: Annotated[int | None, optional("INT", "as in the runs")] = None

@@ -17,8 +17,8 @@ from jaxqmix import api
 from jaxqmix.compilation import cache_folder
 from jaxqmix.config import EvaluationConfig, RunConfig, to_dict
 from jaxqmix.env.mission import EVALUATED
+from jaxqmix.planners import RIVALS
 
-RIVALS = ("greedy", "voronoi", "lanes", "tours")
 """Planners that a trained policy is compared with."""
 MANY = 0.9
 """Share of missions that should be completed."""

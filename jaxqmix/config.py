@@ -513,9 +513,9 @@ class RunConfig(Checked):
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     scale: Literal["cpu", "gpu"] = "cpu"
     """The device whose settings of size these began from; see `jaxqmix.presets.SCALES`."""
-    world: str = ""
-    """Name of a world of one's own that the run flies in (`jaxqmix.train(..., env=...)` writes it;
-    of `env` then only `drones` and `horizon` count); empty for the city that these settings say."""
+    world: str | None = None
+    """Name of a world of one's own, which `jaxqmix.train(..., env=...)` writes; of the settings of
+    `env` only drones and horizon count then. None: the city that they say."""
 
     def check(self) -> None:
         """Checks what concerns several sections; raises `ConfigError`."""

@@ -227,7 +227,8 @@ def in_world(config: RunConfig, env: Environment | None) -> RunConfig:
         require(not config.world, "world", config.world, allowed)
         return config
     if isinstance(env, UrbanGrid):
-        return replace(config, env=env.config, domain=env.domain, world=env.name)
+        world = None if env.told else env.name
+        return replace(config, env=env.config, domain=env.domain, world=world)
     sizes = {"env.drones": env.agents, "env.horizon": env.horizon, "env.neighbours": 0}
     return config.replace(world=env.name, **sizes)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from jaxqmix.cli import (
     PLACE,
-    PLANNERS,
+    PLANNER,
     Planner,
     check_file,
     find_policy,
@@ -128,7 +128,7 @@ class Fly:
     """Fly with so many drones instead."""
     seed: int = 0
     """Which starts, wind and weather."""
-    planner: Annotated[Planner | None, optional(PLANNERS, "the trained policy")] = None
+    planner: Annotated[Planner | None, optional(PLANNER, "the trained policy")] = None
     """Fly a scripted planner instead of the trained policy."""
 
 

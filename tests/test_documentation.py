@@ -28,7 +28,7 @@ WORDS = {
     types.Observation: ["agents: [N, D] float32", "available: [N, A] bool"],
     types.Timestep: [
         "terminated: [] bool, the mission is complete",
-        "metrics: of the world; `UrbanGrid`: coverage, and the fields of `Events`",
+        "metrics: of the world; `UrbanGrid`: see `UrbanGrid.step`",
     ],
     types.Episode: ["positions: [T + 1, N, 3] float32, m", "wind: [2] float32, m/s"],
     UrbanGrid: ["actions: [N] whole numbers", "metres", "agents [N, D]"],

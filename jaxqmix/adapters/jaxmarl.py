@@ -165,7 +165,7 @@ class JaxMarlSwarm(MultiAgentEnv):
     @property
     def name(self) -> str:
         """Of the world."""
-        return self.env.name or "jaxqmix"
+        return self.env.name
 
     @property
     def agent_classes(self) -> dict[str, list[str]]:

@@ -328,10 +328,10 @@ class UrbanGrid(Environment):
         return FlightRecorder(self.config)
 
     @property
-    def name(self) -> str:
-        """Empty where the config and the domain say everything."""
-        told = self.parts == PARTS and (self.cities is None or self.config.city is not None)
-        return "" if told and type(self) is UrbanGrid else type(self).__name__
+    def told(self) -> bool:
+        """Whether the config and the domain say everything."""
+        drawn = self.cities is None or self.config.city is not None
+        return type(self) is UrbanGrid and self.parts == PARTS and drawn
 
     def symmetries(self) -> Symmetries:
         """Turns and reflections of the city; see `jaxqmix.env.symmetry`."""

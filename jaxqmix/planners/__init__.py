@@ -1,85 +1,35 @@
 """Scripted baselines: they know the true state, and a learned policy has to beat them.
 
-`random` draws among the available actions. The others give every drone a goal (`pursuit`).
-
 `greedy` heads for the nearest unseen cell by the move that sees most on the way. `voronoi` does the
 same within the cells nearest to the drone, and helps elsewhere when these are done. `lanes` cuts
 one long boustrophedon over the city into equal parts, one per drone, and helps elsewhere when its
 part is done. `tours` gives every drone a path over tiles from where it is, makes the longest short
-by local search, and does so again from time to time.
+by local search, and does so again from time to time. `random` draws among the available actions;
+the others give every drone a goal (`pursuit`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-
-import jax
-import jax.numpy as jnp
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from jaxqmix.config import ConfigError, EnvConfig
-from jaxqmix.planners.lanes import Lanes
-from jaxqmix.planners.pursuit import (
-    FRESH,
-    PursuitState,
-    cells_to_see,
-    goal_place,
-    goal_radius,
-    initial_hidden_state,
-    nearest_cells,
-    pursue,
-)
-from jaxqmix.planners.tours import Tours
-from jaxqmix.types import Policy, State, Timestep
 
-PLANNERS = ("random", "greedy", "voronoi", "lanes", "tours")
+if TYPE_CHECKING:
+    from jaxqmix.types import Policy
 
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class Random:
-    """Uniform among the available actions."""
-
-    def initial_hidden_state(self) -> tuple:
-        """Nothing."""
-        return ()
-
-    def __call__(self, key: jax.Array, state: State, timestep: Timestep, hidden_state: tuple):
-        """Actions [N] int32 and the empty hidden state; see `Policy`."""
-        scores = jax.random.uniform(key, timestep.observation.available.shape)
-        scores = jnp.where(timestep.observation.available, scores, -1.0)
-        return jnp.argmax(scores, axis=-1).astype(jnp.int32), hidden_state
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class Greedy:
-    """The nearest unseen cell; with `territory`, first those nearer to no teammate."""
-
-    config: EnvConfig
-    territory: bool = False
-
-    def initial_hidden_state(self) -> PursuitState:
-        """No goals yet."""
-        return initial_hidden_state(self.config)
-
-    def __call__(
-        self, key: jax.Array, state: State, timestep: Timestep, hidden_state: PursuitState
-    ):
-        """Actions [N] int32 and the new hidden state; see `Policy`."""
-        radius = goal_radius(timestep, self.config)
-        open_cells = cells_to_see(state, hidden_state, self.config)
-        goal = nearest_cells(state, open_cells, hidden_state, radius, self.territory, self.config)
-        place = goal_place(goal, self.config)
-        return pursue(
-            state,
-            timestep.observation.available,
-            goal,
-            place,
-            hidden_state,
-            radius,
-            FRESH,
-            self.config,
-        )
+_HOMES = {
+    "greedy": ("greedy", "Greedy"),
+    "voronoi": ("greedy", "voronoi"),
+    "lanes": ("lanes", "Lanes"),
+    "tours": ("tours", "Tours"),
+    "random": ("chance", "Random"),
+}
+"""A planner is a file here, and an entry: its name, the file, and what in it makes a policy from an
+`EnvConfig`. The command line and the benchmarks follow."""
+PLANNERS = tuple(_HOMES)
+RIVALS = tuple(name for name in PLANNERS if name != "random")
+"""What a policy is compared with."""
 
 
 def planner(name: str, config: EnvConfig) -> Policy:
@@ -89,11 +39,6 @@ def planner(name: str, config: EnvConfig) -> Policy:
       ConfigError: there is none of this name.
     """
     if name not in PLANNERS:
-        raise ConfigError(f"planner = {name} is not allowed: must be one of {PLANNERS}")
-    if name == "random":
-        return Random()
-    if name == "lanes":
-        return Lanes(config)
-    if name == "tours":
-        return Tours(config)
-    return Greedy(config, territory=name == "voronoi")
+        raise ConfigError(f"planner = {name} is not allowed: must be one of {', '.join(PLANNERS)}")
+    file, maker = _HOMES[name]
+    return getattr(import_module(f"jaxqmix.planners.{file}"), maker)(config)

@@ -6,6 +6,7 @@ Nothing here needs a display. Everywhere north is up: y, the row, grows towards 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,15 @@ from jaxqmix.config import require
 if TYPE_CHECKING:
     from jaxqmix.types import Episode
 
-ENDINGS = (".png", ".gif", ".mp4", ".html")
+_WRITERS = {
+    ".png": ("still", "write_still"),
+    ".gif": ("animation", "write_gif"),
+    ".mp4": ("animation", "write_mp4"),
+    ".html": ("replay", "write_replay"),
+}
+"""A renderer is a file here, and an entry: the ending, the file, and the function in it that writes
+(episodes, titles, out, cell_size, progress, side)."""
+ENDINGS = tuple(_WRITERS)
 
 
 def render(
@@ -48,26 +57,15 @@ def render(
 
     out = Path(out)
     ending = out.suffix.lower()
-    require(ending in ENDINGS, "out", out, "must end in .png, .gif, .mp4 or .html")
+    require(
+        ending in ENDINGS, "out", out, f"must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+    )
     require(cell_size > 0, "cell_size", cell_size, "must be greater than 0")
     require(side is None or side > 0, "side", side, "must be greater than 0")
     episodes = [trim(item) for item in (episode, other) if item is not None]
     titles = [title, other_title][: len(episodes)]
-    report = progress or (lambda done, total: None)
     out.parent.mkdir(parents=True, exist_ok=True)
-    if ending == ".png":
-        from jaxqmix.render.still import write_still
-
-        write_still(episodes, titles, out, cell_size)
-        report(1, 1)
-    elif ending == ".html":
-        from jaxqmix.render.replay import write_replay
-
-        write_replay(episodes, titles, out, cell_size)
-        report(1, 1)
-    else:
-        from jaxqmix.render.animation import write_gif, write_mp4
-
-        write = write_gif if ending == ".gif" else write_mp4
-        write(episodes, titles, out, cell_size, report, side)
+    file, writer = _WRITERS[ending]
+    write = getattr(import_module(f"jaxqmix.render.{file}"), writer)
+    write(episodes, titles, out, cell_size, progress or (lambda done, total: None), side)
     return out

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import re
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,16 @@ LIGHT = DARK | {
 """The same where the system prefers light pages."""
 
 
-def write_replay(episodes: list[Episode], titles: list[str], out: Path, cell_size: float) -> None:
-    """Writes one or two trimmed episodes side by side as a replay; cell_size in metres."""
+def write_replay(
+    episodes: list[Episode],
+    titles: list[str],
+    out: Path,
+    cell_size: float,
+    report: Callable[[int, int], None],
+    side: int | None = None,
+) -> None:
+    """Writes one or two trimmed episodes side by side as a replay that fits its window; cell_size
+    in metres."""
     for episode in episodes:
         require(
             int(episode.length) <= MAX_REPLAY_STEPS,
@@ -99,6 +108,7 @@ def write_replay(episodes: list[Episode], titles: list[str], out: Path, cell_siz
     }
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], asset("replay.html"))
     out.write_text(page, encoding="utf-8")
+    report(1, 1)
 
 
 def asset(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,16 @@ MARKS = {
 
 
 @scene.in_our_style
-def write_still(episodes: list[Episode], titles: list[str], out: Path, cell_size: float) -> None:
-    """Draws one or two trimmed episodes side by side into a PNG; cell_size in metres."""
+def write_still(
+    episodes: list[Episode],
+    titles: list[str],
+    out: Path,
+    cell_size: float,
+    report: Callable[[int, int], None],
+    side: int | None = None,
+) -> None:
+    """Draws one or two trimmed episodes side by side into a PNG of its own size; cell_size in
+    metres."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -46,6 +55,7 @@ def write_still(episodes: list[Episode], titles: list[str], out: Path, cell_size
         draw_caption(place, episode, title)
     add_keys(figure, list(axes), episodes)
     figure.savefig(out, format="png", facecolor=scene.PAPER)
+    report(1, 1)
 
 
 def ground_image(episode: Episode) -> np.ndarray:
