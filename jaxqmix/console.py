@@ -122,8 +122,7 @@ class Console(Callback):
 
     def on_compiling(self, programs: Sequence[str]) -> None:
         """Says what the compiler works at."""
-        left = f"compiling: {', '.join(programs)}; 10 to 30 s, once for these settings"
-        self.on_activity(left if programs else "")
+        self.on_activity(compiling_words(programs))
 
     def on_compiled(self, seconds: float, programs: int, cached: int) -> None:
         """Says how long it took, and what the cache gave."""
@@ -216,6 +215,12 @@ class Console(Callback):
             self._bar = None
 
 
+def compiling_words(programs: Sequence[str]) -> str:
+    """What is being compiled, and how long that takes; nothing when all is."""
+    words = f"compiling: {', '.join(programs)}; 10 to 60 s, once for these settings"
+    return words if programs else ""
+
+
 def world_words(config: RunConfig) -> str:
     """What flies where."""
     env = config.env
@@ -288,6 +293,10 @@ class Notebook(Callback):
         """Shows the bar."""
         self._config, self._done, self._total = config, step, config.iterations
         self.on_activity("compiling")
+
+    def on_compiling(self, programs: Sequence[str]) -> None:
+        """Says what the compiler works at."""
+        self.on_activity(compiling_words(programs))
 
     def on_advance(self, step: int) -> None:
         """Moves the bar, a few times a second at most: every move is sent to the browser."""

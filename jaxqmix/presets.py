@@ -27,7 +27,7 @@ FULL = RunConfig(
         horizon=400,
         no_fly_zones=4,
     ),
-    training=TrainingConfig(env_steps=2_000_000),
+    training=TrainingConfig(env_steps=1_000_000),
     evaluation=EvaluationConfig(every_episodes=250),
     # In mode `replay` a checkpoint holds the store, half a gigabyte and more.
     checkpoint=CheckpointConfig(every_episodes=500),

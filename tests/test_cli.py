@@ -242,7 +242,7 @@ def test_help_begins_with_what_people_use(capsys):
     """On one screen, with examples; every setting there exists."""
     assert cli.run(["train", "full", "--help"]) == 0
     text = capsys.readouterr().out
-    assert text.count("\n") < 45 and "--help-all" in text and "(2000000)" in text
+    assert text.count("\n") < 45 and "--help-all" in text and "(1000000)" in text
     with pytest.raises(SystemExit):
         cli.run(["train", "quick", "--help-all"])
     known = set(re.findall(r"--[a-z.-]+", capsys.readouterr().out))
@@ -390,7 +390,7 @@ def test_planners_are_drawn_with_other_numbers_of_drones(capsys, tmp_path, monke
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("--out quick full", ("full", "online", 64, 2_000_000, None, 0)),
+        ("--out quick full", ("full", "online", 64, 1_000_000, None, 0)),
         ("quick --seed 3 --env-steps 5000", ("quick", "online", 64, 5000, None, 3)),
         # What a shortcut gives is what is judged, not the preset's value in its place.
         ("quick --mode replay --training.swarms 50", ("quick", "replay", 50, 200_000, None, 0)),

@@ -46,7 +46,7 @@ TRAINED = {
     "jaxqmix train quick --mode replay --seed 1 --episodes 5000 --out runs/quick-replay":
         "test_training: test_a_stopped_run_resumes_bit_equal",
     "jaxqmix train quick --resume": "test_training: test_a_stopped_run_resumes_bit_equal",
-    "jaxqmix train full --env-steps 1000000 --learner.mixer vdn":
+    "jaxqmix train full --env-steps 500000 --learner.mixer vdn":
         "test_learner: test_two_step_game_of_the_qmix_paper",
     "jaxqmix train --config runs/quick/config.json --seed 2 --out runs/again":
         "test_training: test_a_seed_repeats_and_another_differs",
