@@ -218,10 +218,13 @@ class WeightsAndBiasesLogger:
             raise ConfigError(f"wandb = {project} is not allowed: {reason}") from None
         self._run.define_metric("*", step_metric="env_steps")
         remembered.write_text(self._run.id + "\n")
+        # Points there cannot be taken back: after a kill those until here are logged already.
+        self._until = int(self._run.summary.get("env_steps") or 0) if known else 0
 
     def figures(self, figures: dict[str, float], env_steps: int) -> None:
-        """Logs figures against env steps."""
-        self._run.log(figures | {"env_steps": env_steps})
+        """Logs figures against env steps, once."""
+        if env_steps > self._until:
+            self._run.log(figures | {"env_steps": env_steps})
 
     def replay(self, path: Path, env_steps: int) -> None:
         """Logs a GIF."""

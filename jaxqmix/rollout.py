@@ -49,8 +49,9 @@ def begin(keys: jax.Array, env: Environment, policy: Policy) -> Swarms:
 
 
 def sums(mission: Mission) -> tuple[str, ...]:
-    """What `rollout` sums over the episodes that ended."""
-    return (*mission.names, "length", "episodes")
+    """What `rollout` sums: over the episodes that ended; and `flown`, the steps of all swarms that
+    were not waiting for a new episode."""
+    return (*mission.names, "length", "episodes", "flown")
 
 
 def without_constants(state: Any, env: Environment) -> Any:
@@ -109,8 +110,7 @@ def rollout(
       steps: T.
 
     Returns:
-      The swarms, the sequences for the learner (S = B), and sums over the episodes that ended:
-      those named by `sums`.
+      The swarms, the sequences for the learner (S = B), and what `sums` names.
     """
     hidden_state, whole = swarms.hidden_state, swarms.state
     keep = kept_of(policy)
@@ -140,6 +140,7 @@ def rollout(
     metrics = jax.vmap(env.mission.metrics)(last.statistics)
     metrics |= {"episodes": jnp.ones_like(ended, jnp.float32), "length": last.statistics.length}
     totals = {name: jnp.sum(jnp.where(ended, value, 0.0)) for name, value in metrics.items()}
+    totals["flown"] = jnp.sum(valid, dtype=jnp.float32)
     return replace(last, state=with_constants(last.state, whole, env)), sequences, totals
 
 

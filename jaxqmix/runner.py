@@ -617,7 +617,9 @@ def training_report(metrics: Metrics, step: int, config: RunConfig, speed: float
     for name, total in metrics.learner.items():
         report[name] = float(total / metrics.iterations)
     report["epsilon"] = float(metrics.epsilon)
-    for name in sorted(metrics.episodes.keys() - {"episodes"}, key=metric_order):
+    steps = float(metrics.iterations) * config.iteration_steps
+    report["valid_share"] = float(metrics.episodes["flown"]) / steps
+    for name in sorted(metrics.episodes.keys() - {"episodes", "flown"}, key=metric_order):
         report[name] = float(metrics.episodes[name]) / ended if ended else None
     return report
 

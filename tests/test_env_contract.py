@@ -63,7 +63,7 @@ def test_another_environment_trains_and_evaluates():
     assert env.observation_spec().agents.shape == (2, 3) and env.action_spec().shape == (2,)
     trainer = make_trainer(SMALL, env=env)
     state, metrics = trainer.iterate(trainer.init(0), np.int32(60))
-    assert set(metrics.episodes) == {"return", "length", "episodes"}
+    assert set(metrics.episodes) == {"return", "length", "episodes", "flown"}
     fly = evaluator(env, trainer.policy, batch=16)
     found, _ = fly(state.learner.parameters["agent"], 0, 16)
     assert found["return"].mean() > 0.95  # a third of the buttons by chance: 0.11

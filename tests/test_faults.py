@@ -39,7 +39,7 @@ class StandIn:
 
     made = ()
 
-    def __init__(self, configs, folders, callback, resume=False, wandb=None):
+    def __init__(self, configs, folders, callback, resume=False, wandb=None, env=None):
         (config,), (folder,) = configs, folders
         self.folder, self.callback, self.steps = folder, callback, 0
         StandIn.made = (*StandIn.made, self)

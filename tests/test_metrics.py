@@ -240,6 +240,7 @@ class FakeRun:
 
     def __init__(self, **settings):
         self.settings, self.logged, self.over = settings, [], False
+        self.summary = {"env_steps": 640} if settings["id"] else {}
         self.id = settings["id"] or "a1b2"
 
     def define_metric(self, name, step_metric):
@@ -284,8 +285,11 @@ def test_weights_and_biases_hears_the_same(wandb, tmp_path):
         {"evaluation/replay": (str(run / "replay.gif"), "gif"), "env_steps": 640},
     ]
     assert fake.over
-    WeightsAndBiasesLogger("swarms", run, CONFIG)
+    again = WeightsAndBiasesLogger("swarms", run, CONFIG)
     assert wandb.runs[1].settings["id"] == "a1b2"  # a resumed run goes on there
+    for env_steps in (320, 640, 960):  # what it had logged before it was killed is not repeated
+        again.figures({"training/loss": 1.0}, env_steps)
+    assert [point["env_steps"] for point in wandb.runs[1].logged] == [960]
 
 
 def test_weights_and_biases_may_refuse(wandb, tmp_path):

@@ -97,8 +97,12 @@ def walled_city(_: jax.Array, params: EnvParams, config: EnvConfig) -> City:
 
 
 def test_unknown_planner_is_refused():
-    with pytest.raises(ConfigError, match=r"planner = spiral .* 'lanes', 'tours'"):
+    with pytest.raises(ConfigError, match=r"planner = spiral .* lanes, tours"):
         planners.planner("spiral", TOWN)
+    blind = dataclasses.replace(TOWN, blind_to=("weather",))
+    with pytest.raises(ConfigError, match=r"blind_to = weather is not allowed: lanes must know"):
+        planners.planner("lanes", blind)
+    assert planners.planner("random", blind)
 
 
 def test_random_takes_every_available_action_and_no_other():

@@ -39,7 +39,7 @@ def test_sequences_hold_what_was_flown(city_block, rough):
     np.testing.assert_array_equal(flown.truncated[last], ~complete)
     total = (flown.reward * flown.valid).sum(axis=0)
     np.testing.assert_allclose(total, after.statistics.total_reward, rtol=1e-4, atol=1e-5)
-    assert sums["episodes"] == 16 and sums["length"] == length.sum()
+    assert sums["episodes"] == 16 and sums["length"] == sums["flown"] == length.sum()
     # An action is chosen under the observation beside it, and stored as it was commanded.
     chosen = np.take_along_axis(flown.observation.available[:-1], flown.actions[..., None], -1)
     assert chosen[flown.valid].all()
@@ -50,7 +50,7 @@ def test_sequences_hold_what_was_flown(city_block, rough):
     assert (executed != flown.actions)[flown.valid].any()
     # Swarms that are done wait, and count no more.
     _, again, none = jax.device_get(fly(keys[2], after))
-    assert not again.valid.any() and none["episodes"] == 0
+    assert not again.valid.any() and none["episodes"] == none["flown"] == 0
 
 
 def test_an_episode_is_counted_by_hand():

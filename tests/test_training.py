@@ -93,6 +93,7 @@ def test_a_stopped_run_resumes_bit_equal(config, number, tmp_path, online_run):
 FLOWN = ["coverage", "return", "t90", "mission_success", "collision_rate", "collided_drones"]
 FLOWN += ["violation_rate", "episodes"]
 LEARNT = ["loss", "mean_q", "gradient_norm", "epsilon", "length", "env_steps_per_second"]
+LEARNT += ["valid_share"]
 PROMISED = {"training": FLOWN + LEARNT, "evaluation": FLOWN}
 """Figures of each kind of report."""
 
@@ -627,7 +628,7 @@ def test_what_is_not_finite_stops_a_run_and_is_never_saved(tmp_path, monkeypatch
 
 def test_metrics_are_sums_since_the_last_report_and_tell_what_broke():
     counted = sums(training_env(TINY).mission)
-    before = training.no_metrics(counted)
+    before = training.no_metrics(("loss", "mean_q", "gradient_norm"), counted)
     learner = {"loss": jnp.float32(2), "mean_q": jnp.float32(1), "gradient_norm": jnp.float32(3)}
     episodes = dict.fromkeys(counted, jnp.float32(1))
     whole, broken = {"w": jnp.ones(2)}, {"w": jnp.array([1.0, jnp.nan])}

@@ -395,7 +395,7 @@ def training_report(outcome: Outcome, chosen: slice, env_steps: int) -> Report:
         count = float(sums["iterations"][trained].sum())
         report[name] = float(sums[name][trained].sum()) / count if count else None
     for name in sorted(
-        sums.keys() - {"iterations", "episodes", *QLearner.metrics}, key=metric_order
+        sums.keys() - {"iterations", "episodes", "flown", *QLearner.metrics}, key=metric_order
     ):
         report[name] = float(sums[name].sum()) / ended if ended else None
     return report

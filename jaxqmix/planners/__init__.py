@@ -13,7 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from jaxqmix.config import ConfigError, EnvConfig
+from jaxqmix.config import ConfigError, EnvConfig, require
 
 if TYPE_CHECKING:
     from jaxqmix.types import Policy
@@ -40,5 +40,9 @@ def planner(name: str, config: EnvConfig) -> Policy:
     """
     if name not in PLANNERS:
         raise ConfigError(f"planner = {name} is not allowed: must be one of {', '.join(PLANNERS)}")
+    blind = name in RIVALS and "weather" in config.blind_to
+    require(
+        not blind, "env.blind_to", "weather", f"{name} must know the weather: jaxqmix.scripted does"
+    )
     file, maker = _HOMES[name]
     return getattr(import_module(f"jaxqmix.planners.{file}"), maker)(config)
