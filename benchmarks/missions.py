@@ -182,7 +182,7 @@ def draw_figures(rows: list[dict[str, Any]], folder: Path, name: str) -> None:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Learning curves with bands over seeds, and coverage over time against the planners."""
+    """Learning curves of t90 with bands over seeds, and coverage over time, against planners."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -203,20 +203,24 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 band(
                     learning,
                     steps / 1e6,
-                    np.array([[e["coverage"] for e in c] for c in curves]),
+                    np.array([[e["t90"] for e in c] for c in curves]),
                     style,
                 )
+            if "per_seed" not in row and row["policy"] != "random":
+                learning.axhline(row["t90"], linewidth=0.8, linestyle="--", color=style["color"])
         learning.set(
-            title=f"{name}: evaluations while training", xlabel="million env steps", ylim=(0.2, 1.0)
-        )
+            title=f"{name}: evaluations while training (dashed: planners)",
+            xlabel="million env steps", ylabel="t90 (env steps)",
+        )  # fmt: skip
         flying.set(
-            title=f"{name}: 256 unseen cities", xlabel="env step of the episode", ylim=(0, 1.02)
-        )
-        for axes, free in ((learning, "lower right"), (flying, "center right")):
-            axes.axhline(0.9, color="black", linewidth=0.6, linestyle=":")
-            axes.set_ylabel("coverage")
+            title=f"{name}: 256 unseen cities", xlabel="env step of the episode",
+            ylabel="coverage", ylim=(0, 1.02),
+        )  # fmt: skip
+        flying.axhline(0.9, color="black", linewidth=0.6, linestyle=":")
+        for axes, free in ((learning, "upper right"), (flying, "center right")):
             axes.grid(alpha=0.25)
-            axes.legend(frameon=False, fontsize=8, loc=free)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(frameon=False, fontsize=8, loc=free)
     figure.savefig(path, dpi=110)
     print(f"wrote {path}")
 
