@@ -91,7 +91,7 @@ class LoadedPolicy:
     @functools.cached_property
     def policy(self) -> Policy:
         """The policy for worlds of the config: a pytree, and hashable."""
-        return self.make_policy(self.config, self.world)
+        return self.make_policy(self.config, None if self.world is None else self.env)
 
     @property
     def env(self) -> Environment:
@@ -103,15 +103,13 @@ class LoadedPolicy:
     def under(self, config: RunConfig) -> LoadedPolicy:
         """The same policy under another config: another weather, say, or more drones."""
         require_config(config)
+        if self.world is not None and not isinstance(self.world, UrbanGrid):
+            config = in_world(config, self.world)
         return dataclasses.replace(self, config=config, origin=self.origin or self.config)
 
     def inside(self, world: Environment) -> LoadedPolicy:
-        """The same policy in a world of one's own; raises `ConfigError` where agents observe
-        another number of features there."""
+        """The same policy in a world of one's own."""
         config, origin = in_world(self.config, world), self.origin or self.config
-        there, here = (env.observation_spec().agents.shape[-1] for env in (world, self.env))
-        allowed = f"agents observe {there} features there, and the policy takes {here}"
-        require(there == here, "env", shown(world), allowed)
         return dataclasses.replace(self, config=config, world=world, origin=origin)
 
     @property
@@ -151,6 +149,9 @@ def load_policy(
         settings["env.drones"] = drones
     if not settings and city is None:
         return loaded
+    own = env is not None and (city is not None or not isinstance(env, UrbanGrid))
+    what = "city" if city is not None else next(iter(settings), None)
+    require(not own, what or "env", city or settings.get(str(what)), "the world says this itself")
     config = with_city(trained.replace(**settings), city)
     check_observation(config, trained)
     return loaded.under(config)
@@ -166,6 +167,12 @@ def learned_policy(
     `ConfigError` where drones observe other numbers there than those trained."""
     check_observation(config, trained)
     _, learner = make_parts(without_city(trained), axis=None, env=world)
+    fits = jax.eval_shape(learner.init, jax.random.key(0)).ema["agent"]
+    shapes = [jax.tree.map(lambda leaf: leaf.shape, agent) for agent in (fits, parameters)]
+    allowed = (
+        "agents observe other numbers there, or choose among other actions, than those trained"
+    )
+    require(shapes[0] == shapes[1], "env", shown(world), allowed)
     env = world or mission_env(without_city(config))
     return jit(lambda parameters: greedy_policy(learner, parameters, env, config))(parameters)
 
@@ -201,6 +208,8 @@ def scripted(
     """
     enable_cache()
     require_config(config)
+    allowed = "planners fly over cities; jaxqmix.evaluate(scripted(...), env=...) flies one's own"
+    require(not config.world, "world", config.world, allowed)
     # A planner knows the true state, whatever a trained policy was blind to.
     config = config.replace(**{"env.blind_to": ()})
     loaded = LoadedPolicy(name, config, functools.partial(planned_policy, name))
@@ -212,7 +221,9 @@ def scripted(
 
 
 def planned_policy(name: str, config: RunConfig, world: Environment | None = None) -> Policy:
-    """A scripted planner for worlds of a config."""
+    """A scripted planner for worlds of a config, and for cities with parts of one's own."""
+    city = world is None or isinstance(world, UrbanGrid) or name == "random"
+    require(city, "policy", name, "it flies over cities only")
     return planner(name, config.env)
 
 
@@ -466,7 +477,8 @@ def recorder(
       in `record`.
     """
     loaded, env = as_loaded_policy(policy, config, city)
-    require(isinstance(env, UrbanGrid), "policy", loaded.name, "it flies in a world of its own")
+    if type(env) is not UrbanGrid:
+        refuse("policy", loaded.name, "it flies in a world of its own")
     fly = recording(env)
 
     def one(params: EnvParams, seed: int = 0) -> Episode:

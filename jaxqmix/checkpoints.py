@@ -513,6 +513,12 @@ def check_settings(run: Path, saved: dict[str, Any], asked: dict[str, Any]) -> N
     """Raises `CheckpointError` naming the first setting that resuming would change."""
     fixed = {name: asked[name] for name in ("env", "domain", "learner", "replay", "training")}
     fixed |= {"evaluation": {name: asked["evaluation"][name] for name in FLOWN}}
+    before, now = saved.get("world"), asked.get("world")
+    if before != now:
+        raise CheckpointError(
+            f"world = {now} is not allowed: {run} was trained in {before or 'its city'}; in "
+            "Python, env says in which world of one's own a run flies"
+        )
     for section, settings in fixed.items():
         for name, value in settings.items():
             if (section, name) == ("env", "city"):

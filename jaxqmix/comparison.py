@@ -19,7 +19,6 @@ from jaxqmix.config import EvaluationConfig, RunConfig, to_dict
 from jaxqmix.env.mission import EVALUATED
 from jaxqmix.planners import RIVALS
 
-"""Planners that a trained policy is compared with."""
 MANY = 0.9
 """Share of missions that should be completed."""
 

@@ -187,10 +187,9 @@ class Console(Callback):
                 "seeds.json, with means and 95 % intervals, are there too"
             )
             return
+        self._say(f"{left_in(self._out)} are in {out}")
         if self._config is not None and self._config.world:
-            self._say(f"checkpoints, metrics and curves.png are in {out}")
             return
-        self._say(f"checkpoints, metrics, curves.png and replay.gif are in {out}")
         self._say("next:")
         self._say(f"  jaxqmix render {out} --out swarm.html   watch it fly, in a browser")
         self._say(f"  jaxqmix evaluate {out}   compare it with scripted planners")
@@ -213,6 +212,12 @@ class Console(Callback):
             self._bar.doing = ""
             self._bar.stop()
             self._bar = None
+
+
+def left_in(run: Path) -> str:
+    """What a finished run leaves; not every world records an episode."""
+    replay = (run / "replay.gif").is_file()
+    return f"checkpoints, metrics{', curves.png and replay.gif' if replay else ' and curves.png'}"
 
 
 def compiling_words(programs: Sequence[str]) -> str:
@@ -327,7 +332,7 @@ class Notebook(Callback):
     def on_finish(self) -> None:
         """Says where everything is."""
         self._done = self._total
-        self.on_activity(f"checkpoints, metrics, curves.png and replay.gif are in {self._out}")
+        self.on_activity(f"{left_in(self._out)} are in {self._out}")
 
     def on_stopped(self, step: int) -> None:
         """Says how to go on."""
@@ -441,11 +446,10 @@ def show_runs(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> No
     for label, same in kinds.items():
         for run in same:
             add(run.name + ("" if run.final else " *"), run.evaluation)
-        # Reports of earlier versions have none of these two.
-        later = ("t90_over_limit", "mission_reward")
+        # Reports of earlier versions, and of other worlds, have not all of them.
         columns = [
             name for name in forms
-            if name not in later or all(name in (run.final or {}) for run in same)
+            if all(name in (run.final or {}) for run in same)
         ]  # fmt: skip
         finals = [run.final for run in same if run.final and has_numbers(run.final, columns)]
         if len(same) > 1 and len(finals) == len(same):
@@ -453,7 +457,7 @@ def show_runs(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> No
             successes = {str(i): all(final["success"].values()) for i, final in enumerate(finals)}
             which = label if len(kinds) > 1 else f"{len(same)} seeds"
             add(f"mean of {which}", {n: m for n, (m, _) in means.items()} | {"success": successes})
-            halves = [f"± {forms[name].format(half)}" for name, (_, half) in means.items()]
+            halves = [f"± {forms[n].format(means[n][1])}" if n in means else "-" for n in forms]
             table.add_row("95 % interval", *halves, "")
     for name, report in planners.items():
         add(name, report)

@@ -21,7 +21,7 @@ def memory_needed(trainer: Trainer) -> dict[str, int]:
     config, seeds = trainer.config, trainer.seeds or 1
     shapes = trainer.state_shapes
     state = shapes if trainer.seeds is None else jax.tree.map(without_first_axis, shapes)
-    sequences = sequence_shapes(config, state.swarms)
+    sequences = sequence_shapes(config, state.swarms)  # less what another learner keeps of a step
     drawn = 1 if config.training.mode == "online" else config.replay.batch / config.training.swarms
     rows = math.prod(sequences.observation.agents.shape[:-1]) * max(drawn, 1.0)
     # Numbers kept of each row, in layers: of one minibatch, or of the targets, which need two.

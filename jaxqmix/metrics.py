@@ -222,8 +222,8 @@ class WeightsAndBiasesLogger:
         self._until = int(self._run.summary.get("env_steps") or 0) if known else 0
 
     def figures(self, figures: dict[str, float], env_steps: int) -> None:
-        """Logs figures against env steps, once."""
-        if env_steps > self._until:
+        """Logs figures against env steps, and none again that an earlier process had logged."""
+        if env_steps >= self._until:
             self._run.log(figures | {"env_steps": env_steps})
 
     def replay(self, path: Path, env_steps: int) -> None:

@@ -176,7 +176,7 @@ def common_step(folders: Sequence[Path], until: int | None = None) -> int:
 def summary(reports: Sequence[Report], configs: Sequence[RunConfig]) -> dict[str, dict]:
     """Each figure by seed, its mean, and the ends of its 95 % interval by Student's t."""
     found = {}
-    for name in COMPARED:
+    for name in (name for name in COMPARED if name in reports[0]):
         values = {str(c.training.seed): r[name] for c, r in zip(configs, reports, strict=True)}
         mean, half = t_interval(list(values.values()))
         found[name] = {"mean": mean, "ci95": [mean - half, mean + half], "seeds": values}

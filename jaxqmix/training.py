@@ -226,6 +226,8 @@ def in_world(config: RunConfig, env: Environment | None) -> RunConfig:
         allowed = "the run flies in a world that is not in its settings; give it in Python, as env"
         require(not config.world, "world", config.world, allowed)
         return config
+    allowed = "must be an Environment, such as jaxqmix.make(config, parts=...)"
+    require(isinstance(env, Environment), "env", env, allowed)
     if isinstance(env, UrbanGrid):
         world = None if env.told else env.name
         return replace(config, env=env.config, domain=env.domain, world=world)

@@ -82,9 +82,10 @@ def test_a_run_in_another_world_is_like_any_other(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "curves.png").is_file()
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     assert settings["world"] == "Rendezvous" and settings["env"]["horizon"] == env.horizon
-    for ask in (jaxqmix.load_policy, lambda run: runner.train(config, run, resume=True)):
-        with pytest.raises(ConfigError, match="world"):
-            ask(tmp_path / "run")
+    with pytest.raises(ConfigError, match="trained in Rendezvous, a world of its own"):
+        jaxqmix.load_policy(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"world = None is not allowed: .* trained in Rendezvous"):
+        runner.train(config, tmp_path / "run", resume=True)
     loaded = jaxqmix.load_policy(tmp_path / "run", env=env)
     again, _ = jaxqmix.evaluate(loaded, episodes=16)
     assert again["return"] == report["return"]

@@ -289,7 +289,8 @@ def test_weights_and_biases_hears_the_same(wandb, tmp_path):
     assert wandb.runs[1].settings["id"] == "a1b2"  # a resumed run goes on there
     for env_steps in (320, 640, 960):  # what it had logged before it was killed is not repeated
         again.figures({"training/loss": 1.0}, env_steps)
-    assert [point["env_steps"] for point in wandb.runs[1].logged] == [960]
+    # Of those at 640 some may be missing.
+    assert [point["env_steps"] for point in wandb.runs[1].logged] == [640, 960]
 
 
 def test_weights_and_biases_may_refuse(wandb, tmp_path):

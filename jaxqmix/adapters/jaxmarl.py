@@ -62,11 +62,14 @@ class JaxMarlWorld(Environment):
     """The time limit in env steps; None: its `max_steps`."""
 
     def __post_init__(self) -> None:
-        """Raises `ConfigError` when there is no time limit."""
+        """Raises `ConfigError` when there is no time limit, or actions are not discrete."""
+        name = self.inner.name
         if self.most_steps is None and not hasattr(self.inner, "max_steps"):
             raise ConfigError(
-                f"most_steps = None is not allowed: {self.inner.name} says no max_steps; give them"
+                f"most_steps = None is not allowed: {name} says no max_steps; give them"
             )
+        if not all(hasattr(self.inner.action_space(agent), "n") for agent in self.inner.agents):
+            raise ConfigError(f"env = {name} is not allowed: its actions are not discrete")
 
     @property
     def name(self) -> str:
@@ -84,14 +87,10 @@ class JaxMarlWorld(Environment):
         return max(self.inner.action_space(agent).n for agent in self.inner.agents)
 
     @property
-    def limit(self) -> int:
-        """The time limit, env steps."""
-        return self.most_steps or self.inner.max_steps
-
-    @property
     def horizon(self) -> int:  # type: ignore[override]
-        """The time limit and one step, for some worlds look at their clock before they step."""
-        return self.limit + 1
+        """The time limit; its own and one step, for some worlds look at the clock before they
+        step."""
+        return self.most_steps or self.inner.max_steps + 1
 
     def reset(self, key: jax.Array, params: Any) -> tuple[MarlState, Timestep]:
         """Starts an episode. Consumes the key once."""
@@ -122,15 +121,18 @@ class JaxMarlWorld(Environment):
             available=self._available(state),
             state=jnp.asarray(seen.get("world_state", jnp.concatenate(vectors)), jnp.float32),
         )
-        late = state.time >= self.limit
-        return Timestep(observation, reward, over & ~late, over & late, {})
+        # An end at its own time limit is one of time.
+        late = state.time >= (self.most_steps or self.inner.max_steps)
+        truncated = (over & late) | (state.time >= self.horizon)
+        return Timestep(observation, reward, over & ~late, truncated, {})
 
     def _available(self, state: MarlState) -> jax.Array:
         """Actions that agents may choose, [N, A]; what is beyond an agent's own number is not."""
         counts = np.array([self.inner.action_space(agent).n for agent in self.inner.agents])
         own = jnp.asarray(np.arange(self.actions) < counts[:, None])
+        legal = getattr(self.inner, "get_legal_moves", self.inner.get_avail_actions)  # Hanabi
         try:
-            told = self.inner.get_avail_actions(state.inner)
+            told = legal(state.inner)
         except NotImplementedError:  # all of them
             return own
         masks = [told[agent].astype(bool) for agent in self.inner.agents]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import chex
 import jax
@@ -39,6 +40,11 @@ from jaxqmix.types import (
 )
 
 
+def is_tuple_of(kind: type, values: Any) -> bool:
+    """Whether it is a tuple, and of nothing but these."""
+    return isinstance(values, tuple) and all(isinstance(value, kind) for value in values)
+
+
 @dataclasses.dataclass(frozen=True)
 class Parts:
     """What a world is made of besides its sizes; each may be replaced by one's own."""
@@ -51,6 +57,21 @@ class Parts:
     """None: the one of `EnvConfig.sensing`."""
     features: tuple[Feature, ...] = ()
     """Of the observation, behind those of the table."""
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigError` on a part of another kind."""
+        mission, sensor = self.mission, self.sensor
+        wanted = {
+            "mission": (isinstance(mission, type), "a class, such as CoverageMission"),
+            "terms": (is_tuple_of(Term, self.terms), "a tuple of Term, such as (*TERMS, mine)"),
+            "sensor": (isinstance(sensor, sensing.Sensor | None), "a Sensor or None"),
+            "features": (
+                is_tuple_of(Feature, self.features),
+                "a tuple of Feature, such as (mine,)",
+            ),
+        }
+        for name, (right, what) in wanted.items():
+            require(right, f"Parts.{name}", getattr(self, name), f"must be {what}")
 
 
 PARTS = Parts()

@@ -1,6 +1,7 @@
 """Uniform replay on the device: a ring of sequences, each observation stored once.
 
-Observations and agents' hidden states are kept as float16: their floats are of order one.
+Observations and agents' hidden states are kept as float16: their floats are of order one. What
+another learner keeps of a step stays as it is.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxqmix.types import Sequences, over_sequences, pytree_dataclass
+from jaxqmix.types import Sequences, over_sequences, pytree_dataclass, replace
 
 STORED = jnp.float16
 
@@ -32,7 +33,12 @@ def empty(example: Sequences, capacity: int) -> Replay:
         dtype = STORED if value.dtype == jnp.float32 and len(value.shape) > 2 else value.dtype
         return jnp.zeros(shape, dtype)
 
-    return Replay(over_sequences(room, example), jnp.int32(0), jnp.int32(0))
+    data = over_sequences(room, example)
+    # Exactly as it was: it is the learner's own, and may be a log-probability.
+    kept = jax.tree.map(
+        lambda leaf: jnp.zeros((capacity, leaf.shape[0], *leaf.shape[2:]), leaf.dtype), example.kept
+    )
+    return Replay(replace(data, kept=kept), jnp.int32(0), jnp.int32(0))
 
 
 def add(replay: Replay, sequences: Sequences) -> Replay:

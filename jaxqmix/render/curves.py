@@ -214,8 +214,10 @@ def plot_runs(
 
 
 def is_told(metric: str, runs: Sequence[Record]) -> bool:
-    """Whether the worlds of these runs have a metric: all have those of the learner."""
-    return any(metric in report for run in runs for report in run.reports)
+    """Whether the worlds of these runs have a metric."""
+    return metric in ("return", "loss") or any(
+        metric in report for run in runs for report in run.reports
+    )
 
 
 def headline(runs: Sequence[Record]) -> str:
