@@ -616,6 +616,8 @@ def usage() -> str:
 
 def run(arguments: list[str]) -> int:
     """Runs one command; raises `ConfigError` on bad input."""
+    for word in arguments:
+        require("\0" not in word, "argument", word, "no name holds a null character")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0

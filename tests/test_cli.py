@@ -100,6 +100,7 @@ def refused(capsys, *arguments: str) -> str:
         (["plot"], ["run is missing", "at least one"]),
         (["plot", "nowhere"], ["run = nowhere", "no metrics"]),
         (["plot", "nowhere", "--out", "x.foo"], ["out = x.foo", ".png or .pdf or .svg"]),
+        (["plot", "a\0b"], ["argument = a", "null character"]),
         (["plot", "nowhere", "--planner", "gredy"], ["--planner = gredy", "greedy, lanes"]),
     ],
 )
