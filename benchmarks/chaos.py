@@ -44,7 +44,14 @@ from unittest import mock
 from common import in_one_line, machine, parser, save, show
 
 from jaxqmix import checkpoints, cli, compilation, runner, world_commands
-from jaxqmix.config import CheckpointConfig, ConfigError, EvaluationConfig, RunConfig, to_dict
+from jaxqmix.config import (
+    CheckpointConfig,
+    ConfigError,
+    EvaluationConfig,
+    RunConfig,
+    shown,
+    to_dict,
+)
 from jaxqmix.federated import command
 from jaxqmix.metrics import read
 from jaxqmix.presets import PRESETS
@@ -442,8 +449,9 @@ def try_words(words: list[str]) -> None:
         stack.enter_context(contextlib.redirect_stdout(nowhere))
         try:
             cli.run(words)
-        except ConfigError as refusal:
-            text = str(refusal)
+        except (ConfigError, OSError) as refusal:
+            # As `cli.main` shows them; a name may be too long for the file system.
+            text = str(refusal) if isinstance(refusal, ConfigError) else shown(refusal)
             if not re.fullmatch(r"[^\x00-\x1f]{1,1000}", text):
                 raise AssertionError(f"not one line: {text!r}") from None
         except SystemExit as stopped:
