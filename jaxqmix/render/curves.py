@@ -230,7 +230,7 @@ def headline(runs: Sequence[Record]) -> str:
     if is_number(report.get("t90")):
         words += f", sees 90 % in {report['t90']:.1f} env steps"
     if is_number(report.get("mission_success")):
-        words += f", {report['mission_success']:.0%} of missions completed"
+        words += f", {report['mission_success']:.1%} of missions completed"
     return words + ("" if run.final else " (so far)")
 
 
