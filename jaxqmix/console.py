@@ -253,19 +253,14 @@ def figures(report: Report) -> tuple[str, ...]:
         return "-" if report[name] is None else form.format(report[name]) + spread
 
     times = f"{len(seeds)} x " if seeds else ""
-    told = [(name, label, form) for name, label, form in LEARNT if name in report]
-    shown = [f"{label} {show(name, form)}   " for name, label, form in told]
-    learnt, flown = "".join(shown[:2]), "".join(shown[2:]).rstrip()
+    told = [f"{label} {show(name, form)}" for name, label, form in LEARNT if name in report]
     loss = f"loss {report['loss']:.3g}"
+    lines = ([*told[:2], loss], told[2:]) if seeds else ([*told, loss],)
     return (
         f"episode {report['episodes']:,.0f}   env steps {report['env_steps']:,}   "
         f"{times}{report['env_steps_per_second']:,.0f} env steps/s   "
         f"epsilon {report['epsilon']:.2f}",
-        *(
-            (learnt + loss, flown)
-            if seeds
-            else ("   ".join(filter(None, [learnt.rstrip(), flown, loss])),)
-        ),
+        *("   ".join(line) for line in lines),
     )
 
 

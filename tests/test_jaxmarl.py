@@ -52,6 +52,15 @@ def test_spread_is_theirs_step_by_step():
     np.testing.assert_array_equal(timestep.observation.agents[:, -3:], np.eye(3))
 
 
+def test_a_time_limit_of_ones_own_ends_an_episode():
+    world = JaxMarlWorld(jaxmarl.make("MPE_simple_spread_v3"), most_steps=3)
+    state, timestep = world.reset(KEY, ())
+    for time in range(1, 4):
+        state, timestep = world.step(KEY, state, jnp.zeros(3, jnp.int32), ())
+        assert bool(timestep.truncated) == (time == world.horizon == 3)
+        assert not timestep.terminated
+
+
 def test_dead_agents_of_smax_may_only_stay():
     from jaxmarl.environments.smax import map_name_to_scenario
 

@@ -22,7 +22,7 @@ from jaxqmix.metrics import SETTINGS, numbers, read, runs_in
 from jaxqmix.provenance import read_journal
 from jaxqmix.render.curves import load_runs
 from jaxqmix.runner import JOURNAL, Callback, together, train
-from jaxqmix.seeds import common_step, seed_configs, train_seeds
+from jaxqmix.seeds import common_step, seed_configs, summary, train_seeds
 
 CONFIGS = dict(zip(("seed-0", "seed-1"), seed_configs(TINY, 2), strict=True))
 
@@ -280,3 +280,8 @@ def test_bad_input_is_refused_in_one_line(whole, tmp_path, monkeypatch):
         jaxqmix.load_policy(out)
     with pytest.raises(ConfigError, match="wandb = x is not allowed"):
         jaxqmix.train(TINY, tmp_path / "new", seeds=2, wandb="x", quiet=True)
+
+
+def test_a_world_that_counts_only_the_return_is_summed_up():
+    found = summary([{"return": 1.0}, {"return": 3.0}], seed_configs(TINY, 2))
+    assert set(found) == {"return"} and found["return"]["mean"] == 2
