@@ -22,7 +22,8 @@ from common import RESULTS, parse, parser, save, show
 
 from jaxqmix.compilation import enable_cache
 from jaxqmix.config import RunConfig
-from jaxqmix.env.urban_grid import UrbanGrid, draw_params, training_env
+from jaxqmix.env.domain import Ranges, draw_params, ranges
+from jaxqmix.env.urban_grid import UrbanGrid, training_env
 from jaxqmix.evaluation import SELECTION
 from jaxqmix.federated.config import FederationConfig
 from jaxqmix.federated.evaluate import (
@@ -34,7 +35,7 @@ from jaxqmix.federated.evaluate import (
 )
 from jaxqmix.federated.local import iterations_of_round
 from jaxqmix.federated.rounds import make_program
-from jaxqmix.federated.sites import Ranges, Site, find_sites, ranges
+from jaxqmix.federated.sites import Site, find_sites
 from jaxqmix.presets import PRESETS, preset
 from jaxqmix.training import make_trainer
 from jaxqmix.types import EnvParams

@@ -20,7 +20,7 @@ from typing import Any
 
 from common import parse, parser, save, show
 
-from jaxqmix import api
+from jaxqmix import api, loading
 from jaxqmix.comparison import planner_reports
 from jaxqmix.compilation import enable_cache
 from jaxqmix.planners import PLANNERS
@@ -52,7 +52,7 @@ def main() -> None:
         for report in planner_reports(preset(name), names=arguments.planners, **flown).values()
     ]
     for run in arguments.runs:
-        loaded = api.load_policy(run)
+        loaded = loading.load_policy(run)
         report, _ = api.evaluate(loaded, **flown)
         rows.append(row_of(loaded.config.preset, report | {"policy": str(run)}))
     save("limits", rows, arguments.out)

@@ -29,7 +29,7 @@ from common import (
     with_training,
 )
 
-from jaxqmix import api
+from jaxqmix import api, loading
 from jaxqmix.compilation import enable_cache
 from jaxqmix.config import RunConfig, to_dict
 from jaxqmix.env.mission import EVALUATED, METRICS
@@ -52,7 +52,7 @@ def reached(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def to_the_horizon(loaded: api.LoadedPolicy, episodes: int = 256) -> dict[str, Any]:
+def to_the_horizon(loaded: loading.LoadedPolicy, episodes: int = 256) -> dict[str, Any]:
     """Flies on when the mission is complete: final coverage, and mean coverage over time."""
     report, _ = api.evaluate(loaded, episodes=episodes, to_horizon=True, curve=True)
     figures = {name: report[name] for name in METRICS}
@@ -61,7 +61,7 @@ def to_the_horizon(loaded: api.LoadedPolicy, episodes: int = 256) -> dict[str, A
 
 def fly_planner(name: str, config: RunConfig) -> dict[str, Any]:
     """A planner's evaluation, to the mission's end and to the horizon."""
-    loaded = api.scripted(name, config)
+    loaded = loading.scripted(name, config)
     report, _ = api.evaluate(loaded)
     return report | {"to_the_horizon": to_the_horizon(loaded)}
 
@@ -73,7 +73,7 @@ def train_seed(config: RunConfig, folder: Path) -> dict[str, Any]:
     report["seconds"] = watch.seconds
     report |= reached(watch.evaluations)
     report["curve"] = watch.evaluations
-    report["to_the_horizon"] = to_the_horizon(api.load_policy(folder))
+    report["to_the_horizon"] = to_the_horizon(loading.load_policy(folder))
     print(f"{config.preset} {config.training.mode} seed {config.training.seed}: "
           f"coverage {report['coverage']:.3f}, t90 {report['t90']:.1f}, "
           f"{report['seconds']:.0f} s, criteria after {report['seconds_to_criteria']}",

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from common import over_seeds, parse, parser, save, show, with_env, with_training
 
-from jaxqmix import api
+from jaxqmix import loading
 from jaxqmix.compilation import enable_cache, jit
 from jaxqmix.config import RunConfig
 from jaxqmix.distributed import REPLICATED, SHARDED, make_mesh, on_each_device
@@ -81,7 +81,7 @@ def flights(
     return mean
 
 
-def conditions(loaded_policies: list[api.LoadedPolicy], episodes: int) -> list[dict[str, Any]]:
+def conditions(loaded_policies: list[loading.LoadedPolicy], episodes: int) -> list[dict[str, Any]]:
     """One row for every condition, of policies that differ by nothing but their parameters."""
     first, seeds = loaded_policies[0], [loaded.policy for loaded in loaded_policies]
     sweeps = [(name, value) for name, values in SWEEPS.items() for value in values]
@@ -89,12 +89,12 @@ def conditions(loaded_policies: list[api.LoadedPolicy], episodes: int) -> list[d
     found = [(item, [fly(dict([item]), seed) for seed in seeds]) for item in sweeps]
     for zones in ZONES:
         world = with_env(first.config, no_fly_zones=zones)
-        fly = flights(api.make(world), episodes)
+        fly = flights(loading.make(world), episodes)
         flown = [fly({}, loaded.under(world).policy) for loaded in loaded_policies]
         found.append((("no_fly_zones", zones), flown))
     for drones, side in SIZES:
         world = resized(first.config, drones, side)
-        fly = flights(api.make(world), episodes)
+        fly = flights(loading.make(world), episodes)
         flown = [fly({}, loaded.under(world).policy) for loaded in loaded_policies]
         name = f"drones, {world.env.city_width / 1000:g} km"
         found.append(((name, world.env.drones), flown))
@@ -130,11 +130,14 @@ def main() -> None:
     line.add_argument("--name", default="robustness", help="of the result file")
     arguments = parse(line)
     enable_cache()
-    loaded_policies = [api.load_policy(run) for run in arguments.runs]
+    loaded_policies = [loading.load_policy(run) for run in arguments.runs]
     trained = loaded_policies[0].config
     if len({repr(with_training(loaded.config, seed=0)) for loaded in loaded_policies}) > 1:
         line.error("runs must differ by nothing but the seed")
-    policies = [loaded_policies, *([api.scripted(name, trained)] for name in arguments.planners)]
+    policies = [
+        loaded_policies,
+        *([loading.scripted(name, trained)] for name in arguments.planners),
+    ]
     rows = [row for those in policies for row in conditions(those, arguments.episodes)]
     show(
         f"{trained.preset}, {arguments.episodes} unseen cities for each condition",

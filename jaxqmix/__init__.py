@@ -41,14 +41,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # What type checkers and editors read; the names are those of `_HOMES`.
-    from jaxqmix.api import LoadedPolicy as LoadedPolicy
     from jaxqmix.api import draw as draw
     from jaxqmix.api import evaluate as evaluate
-    from jaxqmix.api import load_policy as load_policy
-    from jaxqmix.api import make as make
     from jaxqmix.api import record as record
     from jaxqmix.api import recorder as recorder
-    from jaxqmix.api import scripted as scripted
     from jaxqmix.api import show as show
     from jaxqmix.api import train as train
     from jaxqmix.config import ConfigError as ConfigError
@@ -59,6 +55,10 @@ if TYPE_CHECKING:
     from jaxqmix.distributed import use_all_cores as use_all_cores
     from jaxqmix.env.base import Environment as Environment
     from jaxqmix.env.urban_grid import Parts as Parts
+    from jaxqmix.loading import LoadedPolicy as LoadedPolicy
+    from jaxqmix.loading import load_policy as load_policy
+    from jaxqmix.loading import make as make
+    from jaxqmix.loading import scripted as scripted
     from jaxqmix.maps import CityMap as CityMap
     from jaxqmix.maps import with_city as with_city
     from jaxqmix.planners import PLANNERS as PLANNERS
@@ -86,20 +86,20 @@ _HOMES = {
     "preset": "jaxqmix.presets",
     "planner": "jaxqmix.planners",
     "PLANNERS": "jaxqmix.planners",
-    "make": "jaxqmix.api",
+    "make": "jaxqmix.loading",
     "Parts": "jaxqmix.env.urban_grid",
     "Environment": "jaxqmix.env.base",
     "with_city": "jaxqmix.maps",
     "CityMap": "jaxqmix.maps",
     "train": "jaxqmix.api",
     "evaluate": "jaxqmix.api",
-    "load_policy": "jaxqmix.api",
-    "scripted": "jaxqmix.api",
+    "load_policy": "jaxqmix.loading",
+    "scripted": "jaxqmix.loading",
     "record": "jaxqmix.api",
     "recorder": "jaxqmix.api",
     "show": "jaxqmix.api",
     "draw": "jaxqmix.api",
-    "LoadedPolicy": "jaxqmix.api",
+    "LoadedPolicy": "jaxqmix.loading",
     "draw_observation": "jaxqmix.render.observation",
     "LearnedPolicy": "jaxqmix.policies",
     "Policy": "jaxqmix.types",

@@ -1,338 +1,36 @@
-"""What a notebook needs beside `train`: environments, policies, evaluation, recording."""
+"""What a notebook needs: training, evaluation, recording, pictures."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxqmix import checkpoints, runner
+from jaxqmix import runner
 from jaxqmix.compilation import enable_cache, jit
 from jaxqmix.config import (
-    COVERAGE_SUCCESS,
-    DomainConfig,
-    EnvConfig,
     RunConfig,
-    refuse,
     require,
 )
 from jaxqmix.env.base import Environment
-from jaxqmix.env.observation import feature_slices
-from jaxqmix.env.urban_grid import PARTS, Parts, UrbanGrid, ending_at, mission_env
 from jaxqmix.evaluation import (
     EVALUATION,
     Evaluator,
-    coverage_over_time,
     evaluator,
+    progress_over_time,
     success,
     summarise,
 )
-from jaxqmix.learner.networks import Parameters
-from jaxqmix.maps import CityMap, stack, with_city, without_city
-from jaxqmix.metrics import flat_settings
-from jaxqmix.planners import planner
+from jaxqmix.loading import LoadedPolicy, as_loaded_policy, require_config, shown
+from jaxqmix.maps import CityMap
 from jaxqmix.rollout import fly_episodes
 from jaxqmix.runner import Callback
-from jaxqmix.training import greedy_policy, in_world, make_parts
-from jaxqmix.types import EnvParams, Episode, Policy, State, Timestep, replace
-
-
-def make(
-    config: RunConfig | EnvConfig,
-    domain: DomainConfig | None = None,
-    city: str | Path | CityMap | None = None,
-    parts: Parts = PARTS,
-) -> UrbanGrid:
-    """An environment.
-
-    Args:
-      config: a run's config, or an `EnvConfig` alone.
-      domain: the ranges worlds are drawn from; by default the run's, or the defaults.
-      city: flies over this city file, over those of this folder, or over this `CityMap`, whose
-        sizes replace the config's; see `jaxqmix.with_city`.
-      parts: of the world, to put one's own in: `Parts(terms=(*TERMS, mine))`.
-
-    Raises:
-      ConfigError: on another type, and when the city cannot be read, or cannot be flown over.
-    """
-    enable_cache()
-    allowed = "must be a RunConfig, such as jaxqmix.preset('quick'), or an EnvConfig"
-    require(isinstance(config, RunConfig | EnvConfig), "config", shown(config), allowed)
-    env, ranges = (config.env, config.domain) if isinstance(config, RunConfig) else (config, None)
-    env = with_city(env, city)
-    cities = stack([city], env) if isinstance(city, CityMap) else None
-    return UrbanGrid(env, domain or ranges or DomainConfig(), cities, parts)
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedPolicy:
-    """A policy with the config that it flies under; `load_policy` and `scripted` make it.
-
-    `policy` chooses actions for one swarm (see `jaxqmix.Policy`).
-    """
-
-    name: str
-    config: RunConfig
-    make_policy: Callable[[RunConfig, Environment | None], Policy] = dataclasses.field(repr=False)
-    """From the config and the world."""
-    origin: RunConfig | None = dataclasses.field(default=None, repr=False)
-    """What the policy was trained or made for, where that may differ from `config`."""
-    world: Environment | None = dataclasses.field(default=None, repr=False)
-    """Where the policy flies, if that is another than the config's."""
-
-    @functools.cached_property
-    def policy(self) -> Policy:
-        """The policy for worlds of the config: a pytree, and hashable."""
-        return self.make_policy(self.config, None if self.world is None else self.env)
-
-    @property
-    def env(self) -> Environment:
-        """The world that the policy flies in."""
-        if isinstance(self.world, UrbanGrid):
-            return replace(self.world, config=self.config.env, domain=self.config.domain)
-        return self.world or make(self.config)
-
-    def under(self, config: RunConfig) -> LoadedPolicy:
-        """The same policy under another config: another weather, say, or more drones."""
-        require_config(config)
-        if self.world is not None and not isinstance(self.world, UrbanGrid):
-            config = in_world(config, self.world)
-        return dataclasses.replace(self, config=config, origin=self.origin or self.config)
-
-    def inside(self, world: Environment) -> LoadedPolicy:
-        """The same policy in a world of one's own."""
-        config, origin = in_world(self.config, world), self.origin or self.config
-        return dataclasses.replace(self, config=config, world=world, origin=origin)
-
-    @property
-    def changed(self) -> dict[str, Any]:
-        """Settings of the world that differ from those of `origin`, by dotted names."""
-        now, before = flat_settings(self.config), flat_settings(self.origin or self.config)
-        world = {name: now[name] for name in now if name.startswith(("env.", "domain."))}
-        return {name: value for name, value in world.items() if value != before[name]}
-
-
-def load_policy(
-    path: str | Path,
-    drones: int | None = None,
-    city: str | Path | None = None,
-    env: Environment | None = None,
-    **settings: Any,
-) -> LoadedPolicy:
-    """A trained policy.
-
-    Args:
-      path: a run's folder or one of its checkpoints.
-      drones: fly with so many instead; the policy is the same for every swarm.
-      city: fly over this city file, or the cities of this folder, instead.
-      env: the world that it was trained in, where that was given to `train`.
-      **settings: of the run to change, as by `RunConfig.replace`: `**{"domain.packet_loss": 0.5}`.
-
-    Raises:
-      CheckpointError: when it is missing, damaged or foreign.
-      ConfigError: on a setting that is not allowed, and when the city cannot be read, or the policy
-        cannot observe it.
-    """
-    enable_cache()
-    trained, parameters, _ = checkpoints.load(Path(path), env)
-    make_policy = functools.partial(learned_policy, trained, parameters["agent"])
-    loaded = LoadedPolicy(trained.learner.mixer, trained, make_policy, world=env)
-    if drones is not None:
-        settings["env.drones"] = drones
-    if not settings and city is None:
-        return loaded
-    own = env is not None and (city is not None or not isinstance(env, UrbanGrid))
-    what = "city" if city is not None else next(iter(settings), None)
-    require(not own, what or "env", city or settings.get(str(what)), "the world says this itself")
-    config = with_city(trained.replace(**settings), city)
-    check_observation(config, trained)
-    return loaded.under(config)
-
-
-def learned_policy(
-    trained: RunConfig,
-    parameters: Parameters,
-    config: RunConfig,
-    world: Environment | None = None,
-) -> Policy:
-    """The greedy policy of an agent's parameters for worlds of a config, or for its own; raises
-    `ConfigError` where drones observe other numbers there than those trained."""
-    check_observation(config, trained)
-    _, learner = make_parts(without_city(trained), axis=None, env=world)
-    fits = jax.eval_shape(learner.init, jax.random.key(0)).ema["agent"]
-    shapes = [jax.tree.map(lambda leaf: leaf.shape, agent) for agent in (fits, parameters)]
-    allowed = (
-        "agents observe other numbers there, or choose among other actions, than those trained"
-    )
-    require(shapes[0] == shapes[1], "env", shown(world), allowed)
-    env = world or mission_env(without_city(config))
-    return jit(lambda parameters: greedy_policy(learner, parameters, env, config))(parameters)
-
-
-def check_observation(config: RunConfig, trained: RunConfig) -> None:
-    """Raises `ConfigError` when drones in a world observe other numbers than those trained."""
-    now, before = feature_slices(config.env), feature_slices(trained.env)
-    changed = next((name for name in now | before if now.get(name) != before.get(name)), None)
-    env, old, city = config.env, trained.env, config.env.city
-    world = f"{env.columns} x {env.rows} cells of {env.cell_size:g} m"
-    require(
-        changed is None,
-        "env" if city is None else "city",
-        world if city is None else city,
-        f"the policy was trained over {old.columns} x {old.rows} cells of {old.cell_size:g} m, and "
-        f"over {world} `{changed}` of its observation is another; train there",
-    )
-
-
-def scripted(
-    name: str, config: RunConfig, drones: int | None = None, city: str | Path | None = None
-) -> LoadedPolicy:
-    """A scripted planner under a run's config.
-
-    Args:
-      name: one of `jaxqmix.PLANNERS`.
-      config: of the run.
-      drones: fly with so many instead.
-      city: fly over this city file, or the cities of this folder, instead.
-
-    Raises:
-      ConfigError: when there is no such planner, the drones do not fit, or the city cannot be read.
-    """
-    enable_cache()
-    require_config(config)
-    allowed = "planners fly over cities; jaxqmix.evaluate(scripted(...), env=...) flies one's own"
-    require(not config.world, "world", config.world, allowed)
-    # A planner knows the true state, whatever a trained policy was blind to.
-    config = config.replace(**{"env.blind_to": ()})
-    loaded = LoadedPolicy(name, config, functools.partial(planned_policy, name))
-    if drones is not None:
-        config = config.replace(**{"env.drones": drones})
-    config = with_city(config, city)
-    planner(name, config.env)  # raises
-    return loaded.under(config)
-
-
-def planned_policy(name: str, config: RunConfig, world: Environment | None = None) -> Policy:
-    """A scripted planner for worlds of a config, and for cities with parts of one's own."""
-    city = world is None or isinstance(world, UrbanGrid) or name == "random"
-    require(city, "policy", name, "it flies over cities only")
-    return planner(name, config.env)
-
-
-def require_config(config: Any) -> None:
-    """Raises `ConfigError` unless it is a run's config."""
-    require(
-        isinstance(config, RunConfig),
-        "config",
-        shown(config),
-        "must be a RunConfig, such as jaxqmix.preset('quick')",
-    )
-
-
-def shown(value: Any) -> str:
-    """A value in an error: short, in one line."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def as_loaded_policy(
-    policy: LoadedPolicy | Policy | Callable,
-    config: RunConfig | None = None,
-    city: str | Path | CityMap | None = None,
-    env: Environment | None = None,
-) -> tuple[LoadedPolicy, Environment]:
-    """Any policy with the config that it flies under, and the world.
-
-    Args:
-      policy: a loaded policy, a policy, or a function `(key, state, timestep, hidden_state) ->
-        (actions, hidden_state)` without a hidden state (then it gets `()`).
-      config: required with a bare policy; takes the place of a loaded policy's own.
-      city: as of `make`.
-      env: as of `evaluate`.
-
-    Raises:
-      ConfigError: when it is none of these, or does not fit the world.
-    """
-    if isinstance(policy, LoadedPolicy):
-        loaded = policy if config is None else policy.under(config)
-        loaded = loaded if env is None else loaded.inside(env)
-    else:
-        words = "must be a policy: jaxqmix.load_policy(run), jaxqmix.scripted(name, config), or a "
-        words += "function (key, state, timestep, hidden_state) -> (actions, hidden_state)"
-        require(callable(policy) and not isinstance(policy, type), "policy", shown(policy), words)
-        if config is None:
-            refuse("config", None, "give the RunConfig under which the policy flies")
-        require_config(config)
-        name = getattr(policy, "__name__", type(policy).__name__)
-        flown: Policy = policy if is_tree(policy) else Opaque(policy)  # type: ignore[assignment]
-        loaded = LoadedPolicy(name, in_world(config, env), lambda *_: flown, world=env)
-        check_policy(flown, loaded.env)
-    if city is None:
-        return loaded, loaded.env
-    if loaded.world is not None:
-        refuse("city", shown(city), "the policy flies in a world of its own")
-    loaded = loaded.under(with_city(loaded.config, city))
-    return loaded, make(loaded.config, city=city if isinstance(city, CityMap) else None)
-
-
-def is_tree(policy: Any) -> bool:
-    """Whether a policy is a pytree: programs then take its arrays as arguments."""
-    return not jax.tree_util.all_leaves([policy]) and hasattr(policy, "initial_hidden_state")
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True, eq=False)
-class Opaque:
-    """A policy that JAX does not look into; compiled into programs, once for each object."""
-
-    policy: Any
-
-    def initial_hidden_state(self) -> Any:
-        """The policy's, or () where it has none."""
-        own = getattr(self.policy, "initial_hidden_state", None)
-        if own is None and hasattr(self.policy, "initial_memory"):  # kept for one version
-            warnings.warn(
-                "initial_memory() of a policy is now initial_hidden_state()",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-            own = self.policy.initial_memory
-        return () if own is None else own()
-
-    def __call__(self, key: jax.Array, state: State, timestep: Timestep, hidden_state: Any):
-        """See `Policy`."""
-        return self.policy(key, state, timestep, hidden_state)
-
-
-def check_policy(policy: Policy, env: Environment) -> None:
-    """Raises `ConfigError` when a policy's actions or hidden state have wrong shapes."""
-
-    def first(key: jax.Array) -> tuple:
-        state, timestep = env.reset(key, env.draw_params(key))
-        hidden_state = jax.tree.map(jnp.asarray, policy.initial_hidden_state())
-        output = policy(key, state, timestep, hidden_state)
-        pair = isinstance(output, tuple) and len(output) == 2
-        require(pair, "policy", shown(output), "must return a pair: actions and hidden state")
-        return jnp.asarray(output[0]), hidden_state, jax.tree.map(jnp.asarray, output[1])
-
-    def kinds(tree: Any) -> tuple:
-        leaves, structure = jax.tree.flatten(tree)
-        return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
-
-    actions, before, after = jax.eval_shape(first, jax.random.key(0))
-    right = actions.shape == (env.agents,) and jnp.issubdtype(actions.dtype, jnp.integer)
-    returned = f"{actions.dtype}{list(actions.shape)}"
-    require(right, "policy's actions", returned, f"must be integers [{env.agents}]")
-    same = "must have the structure, shapes and types of initial_hidden_state()"
-    require(kinds(before) == kinds(after), "policy's hidden state", shown(after), same)
+from jaxqmix.types import EnvParams, Episode, Policy
 
 
 @functools.lru_cache(maxsize=32)
@@ -344,16 +42,14 @@ def program(env: Environment, batch: int, keep: bool) -> Evaluator:
 
 
 @functools.lru_cache(maxsize=32)
-def recording(env: UrbanGrid) -> Callable[[Policy, EnvParams, Any], Episode]:
+def recording(env: Environment) -> Callable[[Policy, EnvParams, Any], Episode]:
     """A compiled function that records an episode of any policy in a given world."""
     enable_cache()
-    bound = {item.name: getattr(env, item.name) for item in dataclasses.fields(env)}
 
     @jit
     def fly(policy: Policy, params: EnvParams, seed: jax.Array) -> Episode:
         key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
-        world = ChosenWorld(**bound, params=params)
-        _, episodes = fly_episodes(jax.random.split(key, 1), world, policy, record=1)
+        _, episodes = fly_episodes(jax.random.split(key, 1), env.fixed(params), policy, record=1)
         return jax.tree.map(lambda leaf: leaf[0], episodes)
 
     return fly
@@ -381,7 +77,7 @@ def evaluate(
       seed: which cities; the same for every policy.
       to_horizon: fly on when the mission is complete, to the time limit or 100 % coverage.
       keep: also return the recorded episodes [E, ...].
-      curve: also report `coverage_over_time`; see `jaxqmix.evaluation.coverage_over_time`.
+      curve: also report the mission's progress; see `jaxqmix.evaluation.progress_over_time`.
       city: fly over this one, as of `make`; the seed then decides starts, weather and chances.
       env: fly in this world, such as `make(config, parts=...)`, or any `Environment`.
 
@@ -395,22 +91,15 @@ def evaluate(
     require_whole("episodes", episodes, 1, 2**31 - 1)
     require_whole("seed", seed, 0, 2**32 - 1)
     loaded, env = as_loaded_policy(policy, config, city, env)
-    env = without_end(env) if to_horizon else env
+    env = env.ending_at(1.0) if to_horizon else env
     fly = program(env, min(int(episodes), loaded.config.evaluation.episodes), keep)
     metrics, recorded = fly(loaded.policy, int(seed), int(episodes))
     about = {"episodes": int(episodes), "seed": int(seed), "to_horizon": to_horizon}
     report = evaluation_report(loaded, about, metrics)
     if curve:
         progress = env.mission.progress
-        report[f"{progress}_over_time"] = coverage_over_time(metrics, progress)
+        report[f"{progress}_over_time"] = progress_over_time(metrics, progress)
     return report, recorded
-
-
-def without_end(env: Environment) -> UrbanGrid:
-    """The same world, where no mission is complete before all is seen."""
-    if not isinstance(env, UrbanGrid):
-        refuse("to_horizon", True, f"{env.name} alone says when its missions end")
-    return ending_at(env, 1.0)
 
 
 def evaluation_report(
@@ -477,8 +166,7 @@ def recorder(
       in `record`.
     """
     loaded, env = as_loaded_policy(policy, config, city)
-    if type(env) is not UrbanGrid:
-        refuse("policy", loaded.name, "it flies in a world of its own")
+    env.fixed(None)  # raises where that cannot be
     fly = recording(env)
 
     def one(params: EnvParams, seed: int = 0) -> Episode:
@@ -569,6 +257,7 @@ def train(
     wandb: str | None = None,
     seeds: int | None = None,
     env: Environment | None = None,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
 ) -> dict[str, Any] | list[dict[str, Any]] | None:
     """Trains a run in a folder, and shows its progress in the terminal or the notebook.
 
@@ -584,62 +273,36 @@ def train(
         follow, in `out/seed-0` and so on; see `jaxqmix.seeds.train_seeds`.
       env: train in this world, such as `make(config, parts=...)`, or any `Environment`. Whoever
         loads the policy gives it again.
+      sweep: train with each of these values, and each combination, side by side in one program, as
+        in `{"learner.gamma": [0.95, 0.97]}`, in `out/gamma-0.95/seed-0` and so on; see
+        `jaxqmix.sweeps.train_sweep`.
 
     Returns:
-      The final evaluation (see `metrics.jsonl`), with `seeds` a list of them; or None when it was
-      asked to stop early.
+      The final evaluation (see `metrics.jsonl`), with `seeds` or `sweep` a list of them; or None
+      when it was asked to stop early.
 
     Raises:
       ConfigError: on an output folder in use, or a checkpoint that does not fit.
     """
     from jaxqmix import console
-    from jaxqmix.seeds import train_seeds
+    from jaxqmix.seeds import seed_configs, train_seeds
+    from jaxqmix.sweeps import swept_configs, train_sweep
 
     require_config(config)
     path = isinstance(out, str | os.PathLike)
     require(path, "out", shown(out), "must be a folder, such as 'runs/first'")
     enable_cache()
-    callback = callback or (Callback() if quiet else console.callback(Path(out), seeds))
-    if seeds is None:
+    if seeds is not None:
+        seed_configs(config, seeds)  # raises on a bad number
+    if sweep is not None:
+        swept_configs(config, sweep)
+    if callback is None:
+        several = console.run_words(config.training.seed, seeds, sweep)
+        callback = Callback() if quiet else console.callback(Path(out), several)
+    if seeds is None and sweep is None:
         return runner.train(config, out, resume, callback, wandb, env)
-    require(wandb is None, "wandb", wandb, "with seeds, runs log to TensorBoard")
-    return train_seeds(config, out, seeds, resume, callback, env)
-
-
-@dataclasses.dataclass(frozen=True)
-class ChosenWorld(UrbanGrid):
-    """An environment whose worlds are not drawn, but all the same."""
-
-    params: Any = None
-
-    def draw_params(self, key: jax.Array) -> EnvParams:
-        """The chosen world, whatever the key."""
-        return self.params
-
-
-def trajectories(episodes: Episode, loaded: LoadedPolicy) -> dict[str, Any]:
-    """Recorded episodes as named arrays, E in front, enough to recompute every metric."""
-    events, steps = episodes.events, np.arange(episodes.reward.shape[1])
-    flown = steps < np.asarray(episodes.length)[:, None]
-    reached = np.asarray(episodes.coverage) >= COVERAGE_SUCCESS
-    t90 = np.where(reached.any(axis=1), reached.argmax(axis=1), loaded.config.env.horizon)
-    return {
-        "cell_size": np.float32(loaded.config.env.cell_size),
-        "heights": episodes.heights,
-        "no_fly": episodes.no_fly,
-        "coverable": episodes.coverable,
-        "seen": np.asarray(episodes.seen_at) >= 0,
-        "seen_at": episodes.seen_at,
-        "positions": episodes.positions,
-        "radii": episodes.radii,
-        "actions": episodes.actions,
-        "executed": events.executed,
-        "conflict": events.conflict,
-        "building_hit": events.building_hit,
-        "violation": events.violation,
-        "reward": episodes.reward,
-        "length": episodes.length,
-        "coverage": np.asarray(episodes.coverage)[:, -1],
-        "return": np.where(flown, episodes.reward, 0).sum(axis=1, dtype=np.float32),
-        "t90": t90.astype(np.int32),
-    }
+    require(wandb is None, "wandb", wandb, "with seeds or a sweep, runs log to TensorBoard")
+    count = 1 if seeds is None else seeds
+    if sweep is None:
+        return train_seeds(config, out, count, resume, callback, env)
+    return train_sweep(config, out, sweep, count, resume, callback, env)

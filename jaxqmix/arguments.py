@@ -49,6 +49,28 @@ def is_number(word: str) -> bool:
     return True
 
 
+def swept_values(words: Sequence[str]) -> dict[str, list[float | tuple[float, float]]]:
+    """What --sweep names: values by the name of a setting, of ranges pairs of numbers.
+
+    Raises:
+      ConfigError: on words of another form, or a setting that is named twice.
+    """
+    found: dict[str, list[float | tuple[float, float]]] = {}
+    for word in words:
+        name, _, listed = word.partition("=")
+        values = [value.split(":") for value in listed.split(",")]
+        numbers = all(len(ends) <= 2 and all(map(is_number, ends)) for ends in values)
+        allowed = "give SETTING=VALUE,VALUE, as in learner.gamma=0.95,0.97; a range is LOW:HIGH"
+        require(bool(name) and numbers, "sweep", word, allowed)
+        name = name.removeprefix("--").replace("-", "_")
+        require(name not in found, "sweep", word, f"{name} is named twice")
+        found[name] = [
+            float(ends[0]) if len(ends) == 1 else (float(ends[0]), float(ends[1]))
+            for ends in values
+        ]
+    return found
+
+
 def with_both_ends(arguments: Sequence[str]) -> list[str]:
     """The arguments with one number given for a range, as in --domain.packet-loss 0.3, twice."""
     known, words, found = ranges(RunConfig()), list(arguments), []

@@ -411,7 +411,7 @@ def refuse_missing(path: Path) -> NoReturn:
     """Raises `CheckpointError`: a path holds no checkpoint."""
     allowed = "must be a run's folder or a checkpoint in it"
     if runs := runs_in(path):
-        allowed = f"it holds runs of {len(runs)} seeds: give one of them, such as {runs[0]}"
+        allowed = f"it holds {len(runs)} runs: give one of them, such as {runs[0]}"
     raise CheckpointError(f"checkpoint = {path} is not allowed: {allowed}")
 
 

@@ -26,6 +26,7 @@ from jaxqmix.arguments import (
     meant,
     similar_path,
     split_world,
+    swept_values,
     train_help,
     with_both_ends,
 )
@@ -75,7 +76,7 @@ class Train:
     """Fly over this city file of `jaxqmix city`, whose sizes replace the preset's, or over those of
     a folder, one an episode."""
     out: Annotated[Path | None, optional("PATH", "runs/PRESET")] = None
-    """The run's folder; runs/PRESET-seeds with --seeds."""
+    """The run's folder; runs/PRESET-seeds with --seeds, runs/PRESET-sweep with --sweep."""
     resume: bool = False
     """Continue the run in --out from its newest checkpoint, bit for bit on as many devices."""
     deterministic: bool = False
@@ -83,6 +84,11 @@ class Train:
     seeds: Annotated[int | None, optional("INT", "one run")] = None
     """Train so many seeds from --seed on side by side in one program, each in a folder of its own
     below --out."""
+    sweep: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, optional("SETTING=VALUE,VALUE", "none")
+    ] = ()
+    """Train with each value side by side in one program, as in learner.gamma=0.95,0.97; a range is
+    LOW:HIGH. May be given again, for all combinations, and with --seeds."""
     wandb: Annotated[str | None, optional("PROJECT", "off")] = None
     """Also log to this project of Weights & Biases; pip install ".[wandb]" first."""
 
@@ -261,8 +267,9 @@ def train_command(arguments: list[str]) -> int:
     if "--deterministic" in arguments:  # Before the devices are looked at.
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
-    several = any(word.partition("=")[0] == "--seeds" for word in arguments)
-    home = Path("runs") / f"{name or 'quick'}{'-seeds' * several}"
+    given_flags = [word.partition("=")[0] for word in arguments]
+    ending = "-sweep" if "--sweep" in given_flags else "-seeds" if "--seeds" in given_flags else ""
+    home = Path("runs") / f"{name or 'quick'}{ending}"
     if described is None:
         scale = find_scale(arguments, home)
         described = preset(name or "quick", scale)
@@ -275,16 +282,24 @@ def train_command(arguments: list[str]) -> int:
     config = given.config
     for found in (single(names, "preset") or name, config.preset):
         require(found == name, "preset", found, f"name one preset, once: {', '.join(PRESETS)}")
-    from jaxqmix import runner, seeds
-    from jaxqmix.console import Console
+    sweep = swept_values(given.sweep)
+    from jaxqmix import runner, seeds, sweeps
+    from jaxqmix.console import Console, run_words
 
     prepare_jax()
     out = given.out or home
-    if given.seeds is None:
-        runner.train(config, out, given.resume, Console(out), given.wandb)
+    several = run_words(config.training.seed, given.seeds, sweep)
+    shown_by = Console(out, several)
+    if several is None:
+        runner.train(config, out, given.resume, shown_by, given.wandb)
+        return 0
+    allowed = "with --seeds and --sweep, runs log to TensorBoard"
+    require(given.wandb is None, "wandb", given.wandb, allowed)
+    if sweep:
+        count = 1 if given.seeds is None else given.seeds
+        sweeps.train_sweep(config, out, sweep, count, given.resume, shown_by)
     else:
-        require(given.wandb is None, "wandb", given.wandb, "with --seeds, runs log to TensorBoard")
-        seeds.train_seeds(config, out, given.seeds, given.resume, Console(out, given.seeds))
+        seeds.train_seeds(config, out, given.seeds, given.resume, shown_by)
     return 0
 
 
@@ -403,8 +418,10 @@ def evaluate_command(arguments: list[str]) -> int:
     if given.trajectories:
         import numpy as np
 
+        from jaxqmix.env.recording import trajectories
+
         assert episodes is not None
-        arrays = api.trajectories(episodes, loaded)
+        arrays = trajectories(episodes, loaded.config.env)
 
         # To an open file, for numpy adds `.npz` to a name that does not end so.
         def save(path: Path) -> None:
@@ -436,7 +453,7 @@ def find_policy(
       city: a city file or a folder of them.
       world: settings of the world to change, as words of the command line.
     """
-    from jaxqmix import api, checkpoints
+    from jaxqmix import checkpoints, loading
 
     if name is None:
         raise ConfigError("run is missing: give a run's folder or a checkpoint")
@@ -449,10 +466,10 @@ def find_policy(
         raise ConfigError(f"run = {name} is not allowed: there is no such folder; {hint}")
     prepare_jax()
     if planner is None:
-        loaded = api.load_policy(name, drones, city)
+        loaded = loading.load_policy(name, drones, city)
     else:
         config = preset(name) if is_preset else checkpoints.load(Path(name))[0]
-        loaded = api.scripted(planner, config, drones, city)
+        loaded = loading.scripted(planner, config, drones, city)
     if not world:
         return loaded
     config = loaded.config

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from jaxqmix import api
+from jaxqmix import api, loading
 from jaxqmix.compilation import cache_folder
 from jaxqmix.config import EvaluationConfig, RunConfig, to_dict
 from jaxqmix.env.mission import EVALUATED
@@ -49,7 +49,7 @@ def planner_reports(
     """
     found = {}
     for name in RIVALS if names is None else names:
-        loaded = api.scripted(name, config)
+        loaded = loading.scripted(name, config)
         asked = (name, episodes, seed, to_horizon, loaded.config.evaluation.episodes)
         worlds = {part: to_dict(loaded.config)[part] for part in ("env", "domain")}
         digest = hashlib.sha256(json.dumps([asked, worlds, code_digest()]).encode()).hexdigest()

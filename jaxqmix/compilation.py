@@ -48,7 +48,19 @@ def jit(function: Callable, once: bool = False, **options: Any) -> Callable:
     """
     if jax.default_backend() == "cpu":
         options["compiler_options"] = _CPU_OPTIONS | (_ONCE_OPTIONS if once else {})
-    return jax.jit(function, **options)
+    return jax.jit(standard_promotion(function), **options)
+
+
+def standard_promotion(function: Callable) -> Callable:
+    """A function that is traced by JAX's usual rules for types, whatever the user's setting
+    `jax_numpy_dtype_promotion`: the same program also where others' code is to be strict."""
+
+    @functools.wraps(function)
+    def call(*given: Any, **named: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*given, **named)
+
+    return call
 
 
 def compile_ahead(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from rich.text import Text
 from jaxqmix.comparison import best_planner, criteria, planner_reports, verdict
 from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig, RunConfig, from_dict
 from jaxqmix.evaluation import t_interval
-from jaxqmix.metrics import flat_settings
+from jaxqmix.metrics import SWEEP, flat_settings, runs_in
 from jaxqmix.render.curves import Record, groups, has_numbers, is_number, load_runs
 from jaxqmix.runner import Callback, Report
 from jaxqmix.training import REPORTS
@@ -85,8 +85,9 @@ class Bar(Progress):
 class Console(Callback):
     """Shows a run in the terminal."""
 
-    def __init__(self, out: Path, seeds: int | None = None):
-        self._out, self._seeds = out, seeds
+    def __init__(self, out: Path, several: str | None = None):
+        """Shows the run in `out`, or the runs below it, with words for which they are."""
+        self._out, self._several = out, several
         self._terminal = Terminal(highlight=False)
         self._bar: Bar | None = None
         self._config: RunConfig | None = None
@@ -100,7 +101,7 @@ class Console(Callback):
             f"[bold]{escape(config.preset)}[/bold]: {escape(world_words(config))}, "
             f"horizon {config.env.horizon}; {config.learner.mixer}, {training.mode}, "
             f"{training.swarms:,} swarms (scale {config.scale}), {config.budget:,} env steps, "
-            f"{seed_words(training.seed, self._seeds)}"
+            f"{escape(self._several or f'seed {training.seed}')}"
         )
         parts = [f"{name} {size / 1e6:,.1f} MB" for name, size in memory.items() if size]
         self._say(f"memory: {', '.join(parts)}")
@@ -170,7 +171,7 @@ class Console(Callback):
             show_report(report | {"policy": self._config.learner.mixer}, self._config, known)
             return
         if not self._evaluations:
-            means = f", means of {len(report['seeds'])} seeds" if "seeds" in report else ""
+            means = f", means of {len(report['seeds'])} runs" if "seeds" in report else ""
             self._say(f"evaluations, each on the same {report['episodes']} unseen cities{means}:")
             self._say(evaluation_header())
         self._evaluations += 1
@@ -179,12 +180,13 @@ class Console(Callback):
     def on_finish(self) -> None:
         """Says where everything is, and what to try next."""
         out = escape(self._out.as_posix())
-        if self._seeds is not None:
-            runs = load_runs([self._out])
-            show_runs(runs, {})
+        if self._several is not None:
+            show_runs(load_runs([self._out]), {})
+            first = runs_in(self._out)[0].relative_to(self._out).as_posix()
+            summary = SWEEP if (self._out / SWEEP).is_file() else "seeds.json"
             self._say(
-                f"each seed's run is in {out}, as {runs[0].name} and so on; curves.png and "
-                "seeds.json, with means and 95 % intervals, are there too"
+                f"each run is in {out}, as {escape(first)} and so on; curves.png and {summary}, "
+                "with means and 95 % intervals, are there too"
             )
             return
         self._say(f"{left_in(self._out)} are in {out}")
@@ -237,9 +239,17 @@ def world_words(config: RunConfig) -> str:
     )
 
 
-def seed_words(first: int, seeds: int | None) -> str:
-    """Which seeds are trained."""
-    return f"seeds {first} to {first + seeds - 1}" if seeds and seeds > 1 else f"seed {first}"
+def run_words(
+    first: int, seeds: int | None, sweep: Mapping[str, Sequence[Any]] | None = None
+) -> str | None:
+    """Which runs are trained side by side: values and seeds; None for a single run."""
+    if seeds is None and not sweep:
+        return None
+    words = [f"{name} {', '.join(map(str, values))}" for name, values in (sweep or {}).items()]
+    several = (
+        f"seeds {first} to {first + (seeds or 1) - 1}" if (seeds or 1) > 1 else f"seed {first}"
+    )
+    return " x ".join([*words, several])
 
 
 def figures(report: Report) -> tuple[str, ...]:
@@ -341,15 +351,15 @@ class Notebook(Callback):
         self._handle.update(self._html(f"{bar}<pre>{text}</pre>"))
 
 
-def callback(out: Path, seeds: int | None = None) -> Callback:
-    """What shows a run, or so many seeds, where Python runs: in a notebook or in a terminal."""
+def callback(out: Path, several: str | None = None) -> Callback:
+    """What shows a run, or several, where Python runs: in a notebook or in a terminal."""
     try:
         from IPython import get_ipython
 
         notebook = type(get_ipython()).__name__ == "ZMQInteractiveShell"
     except ImportError:
         notebook = False
-    return Notebook(out) if notebook else Console(out, seeds)
+    return Notebook(out) if notebook else Console(out, several)
 
 
 def evaluation_header() -> str:

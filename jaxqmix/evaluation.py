@@ -1,4 +1,4 @@
-"""Greedy evaluation on held-out cities, and the success criteria."""
+"""Greedy evaluation in held-out worlds, and the success criteria."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from jaxqmix.distributed import (
     shardings,
 )
 from jaxqmix.env.base import Environment
+from jaxqmix.env.domain import Ranges
 from jaxqmix.env.mission import METRICS
 from jaxqmix.rollout import fly_episodes
 from jaxqmix.types import Episode, Policy
 
 EVALUATION, SELECTION = 2, 3
-"""Streams of random numbers (training's is 1): the final evaluation flies other cities than the
+"""Streams of random numbers (training's is 1): the final evaluation flies other worlds than the
 periodic ones that choose the best checkpoint, so that the choice does not flatter it."""
 RESAMPLES = 2000
 """Bootstrap resamples behind a confidence interval."""
@@ -38,7 +39,7 @@ class Evaluator:
     """Flies any number of held-out episodes by one compiled program, batch after batch.
 
     `fly(argument, keys)` is that program: `batch` episodes over the devices of `mesh`. Made for
-    several seeds, it flies the same cities with each of them, and results have the seeds' axis
+    several seeds, it flies the same worlds with each of them, and results have the seeds' axis
     behind that of episodes.
     """
 
@@ -50,17 +51,17 @@ class Evaluator:
     def __call__(
         self, argument: Any, seed: int, episodes: int, stream: int = EVALUATION
     ) -> tuple[dict[str, np.ndarray], Episode | None]:
-        """Flies held-out cities.
+        """Flies held-out worlds.
 
         Args:
           argument: of `make_policy`.
-          seed: decides the cities with the number of episodes and the stream, for every policy.
+          seed: decides the worlds with the number of episodes and the stream, for every policy.
           episodes: E.
           stream: of random numbers.
 
         Returns:
-          Metrics per episode [E] and `coverage_over_time` [E, T + 1]; and what `record` says: the
-          episodes [E, ...], the first one [1, ...], or None.
+          Metrics per episode [E] and the mission's progress over time [E, T + 1]; and what `record`
+          says: the episodes [E, ...], the first one [1, ...], or None.
         """
         key = jax.random.fold_in(jax.random.key(np.uint32(seed)), stream)
         keys = jax.random.split(key, episodes)
@@ -89,6 +90,7 @@ def evaluator(
     batch: int,
     record: Literal["none", "first", "all"] = "none",
     seeds: int | None = None,
+    domains: Ranges | None = None,
 ) -> Evaluator:
     """Binds what an evaluation flies; nothing is compiled before it is called.
 
@@ -98,15 +100,23 @@ def evaluator(
       batch: how many episodes are flown side by side.
       record: which episodes are recorded.
       seeds: arguments have an axis of so many seeds in front; None for those without.
+      domains: of the seeds' worlds, where they differ: leaves [seeds, ...].
     """
     mesh = make_mesh(lambda devices: batch % devices == 0)
     count = {"none": 0, "first": 1, "all": batch}[record]
 
-    def fly(argument: Any, keys: jax.Array) -> tuple[dict[str, jax.Array], Episode | None]:
-        return fly_episodes(keys, env, make_policy(argument), count)
+    def fly_one(
+        argument: Any, keys: jax.Array, domain: Ranges | None
+    ) -> tuple[dict[str, jax.Array], Episode | None]:
+        world = env if domain is None else env.with_domain(domain)
+        return fly_episodes(keys, world, make_policy(argument), count)
 
     if seeds is not None:
-        fly = jax.vmap(fly, in_axes=(0, None), out_axes=1, axis_size=seeds)
+        fly_one = jax.vmap(fly_one, in_axes=(0, None, 0), out_axes=1, axis_size=seeds)
+
+    def fly(argument: Any, keys: jax.Array) -> tuple[dict[str, jax.Array], Episode | None]:
+        return fly_one(argument, keys, domains)
+
     program = jit(on_each_device(fly, mesh, (REPLICATED, SHARDED), SHARDED))
     return Evaluator(program, mesh, batch, record)
 
@@ -120,7 +130,7 @@ def _joined(batches: list[Any]) -> Any:
 
 
 def metric_order(name: str) -> tuple[int, str]:
-    """Sorts names of metrics: those that every mission over a city has first."""
+    """Sorts names of metrics: those that every mission of the package has first."""
     return METRICS.index(name) if name in METRICS else len(METRICS), name
 
 
@@ -166,16 +176,14 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, float(stdtrit(count - 1, 0.975) * error)
 
 
-def coverage_over_time(
-    metrics: dict[str, np.ndarray], progress: str = "coverage"
-) -> dict[str, list[float]]:
-    """Coverage after 0, 1, ... T env steps: its mean over episodes, and 10th and 90th percentile.
+def progress_over_time(metrics: dict[str, np.ndarray], progress: str) -> dict[str, list[float]]:
+    """Progress after 0, 1, ... T env steps: its mean over episodes, and 10th and 90th percentile.
 
-    An episode that ends early keeps its last coverage.
+    An episode that ends early keeps its last.
 
     Args:
       metrics: of an `Evaluator`.
-      progress: what the mission draws over time, if it is not coverage.
+      progress: what the mission draws over time; coverage, over a city.
     """
     values = np.asarray(metrics[f"{progress}_over_time"], np.float64)
     curves = {"mean": values.mean(axis=0)}

@@ -19,6 +19,8 @@ from jaxqmix.config import ConfigError, RunConfig, refuse, require, to_dict
 SETTINGS, LINES, FINAL = "config.json", "metrics.jsonl", "evaluation.json"
 """Files of a run: its settings, all reports, and the final evaluation with its coverage over
 time."""
+SWEEP = "sweep.json"
+"""In the folder of a sweep: its settings, and the folders of their runs with what came out."""
 KINDS = ("training", "evaluation")
 """Of reports; each has a table of its own."""
 MOST_STEPS, LONGEST_LINE = 10**15, 10**6
@@ -277,10 +279,30 @@ def check_writable(setting: str, path: Path) -> None:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The folders of the runs of several seeds that a folder holds, in their order; or none."""
+    """The folders of the runs of several seeds, or of a sweep, that a folder holds, in their order;
+    or none."""
+    if (folder / SWEEP).is_file():
+        return [run for part in swept_in(folder) for run in seeds_in(part)]
+    return seeds_in(folder)
+
+
+def seeds_in(folder: Path) -> list[Path]:
+    """The folders of the runs of several seeds that a folder holds, in their order."""
     found = folder.glob("seed-*") if folder.is_dir() else ()
     runs = {each.name.removeprefix("seed-"): each for each in found if each.is_dir()}
     return [runs[name] for name in sorted(filter(str.isdecimal, runs), key=int)]
+
+
+def swept_in(folder: Path) -> list[Path]:
+    """The folders of a sweep, one for each combination of values, in their order."""
+    try:
+        names = list(json.loads((folder / SWEEP).read_text(encoding="utf-8"))["runs"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        names = []
+    there = {part.name: part for part in sorted(folder.iterdir()) if part.is_dir()}
+    # What is there counts: the file may be damaged, or a stranger's.
+    named = [there.pop(name) for name in names if isinstance(name, str) and name in there]
+    return named + list(there.values())
 
 
 def is_cell(value: Any) -> bool:

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxqmix.compilation import standard_promotion
 from jaxqmix.config import TrainingConfig
 from jaxqmix.learner.networks import AgentApply, Parameters, epsilon_greedy, greedy_actions
 from jaxqmix.types import State, Timestep
@@ -30,6 +31,7 @@ class LearnedPolicy:
         """Zeros [N, M]."""
         return jnp.zeros((self.drones, self.hidden_state_size))
 
+    @standard_promotion
     def __call__(
         self, key: jax.Array, state: State, timestep: Timestep, hidden_state: jax.Array
     ) -> tuple[jax.Array, jax.Array]:

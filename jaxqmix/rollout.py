@@ -34,18 +34,24 @@ class Swarms:
     statistics: Any  # the mission's
 
 
-def begin(keys: jax.Array, env: Environment, policy: Policy) -> Swarms:
-    """Draws worlds and starts an episode for each key [B]. Consumes the keys once."""
+def begin(
+    keys: jax.Array, env: Environment, policy: Policy, times: jax.Array | None = None
+) -> Swarms:
+    """Draws worlds and starts an episode for each key [B]; with `times` [B] int32, as if so many
+    steps of it were flown. Consumes the keys once."""
 
-    def one(key: jax.Array) -> Swarms:
+    def one(key: jax.Array, time: jax.Array | None) -> Swarms:
         params_key, reset_key = jax.random.split(key)
         params = env.draw_params(params_key)
-        state, timestep = env.reset(reset_key, params)
+        if time is None:
+            state, timestep = env.reset(reset_key, params)
+        else:
+            state, timestep = env.reset_at(reset_key, params, time)
         statistics = env.mission.init(timestep)
         start = policy.initial_hidden_state()
         return Swarms(state, params, timestep, start, jnp.bool_(False), statistics)
 
-    return jax.vmap(one)(keys)
+    return jax.vmap(one)(keys, times)
 
 
 def sums(mission: Mission) -> tuple[str, ...]:
@@ -157,10 +163,12 @@ def auto_reset(
 ) -> Swarms:
     """Starts new episodes for up to `count` swarms that are done; the rest wait for the next call.
 
-    Bounded work: exactly `count` episodes are drawn, and those not needed are dropped.
+    Bounded work: exactly `count` episodes are drawn, and those not needed are dropped. Where more
+    swarms wait than that, chance decides, so that none waits for ever.
     """
-    waiting = swarms.done.astype(jnp.int32)
-    _, chosen = jax.lax.top_k(waiting, count)
+    chance_key, key = jax.random.split(key)
+    chance = jax.random.uniform(chance_key, swarms.done.shape)
+    _, chosen = jax.lax.top_k(swarms.done + chance / 2, count)
     fresh = begin(jax.random.split(key, count), env, policy)
     needed = swarms.done[chosen]
 
@@ -192,7 +200,7 @@ def fly_episodes(
 
     Returns:
       The metrics and bounds of the mission for every episode [E], and how its `progress` metric
-      went, `coverage_over_time` [E, T + 1], say, which stays as it is after the end; and what
+      went, its progress `..._over_time` [E, T + 1], which stays as it is after the end; and what
       `env.recorder` makes of min(record, E) episodes (an `Episode` each), or None without any.
     """
     begin_keys, fly_keys = jax.vmap(jax.random.split, out_axes=1)(keys)

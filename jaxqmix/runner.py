@@ -27,12 +27,13 @@ from jaxqmix.distributed import device_memory, dispatches_ahead
 from jaxqmix.env.base import Environment
 from jaxqmix.evaluation import (
     SELECTION,
-    coverage_over_time,
     evaluator,
     metric_order,
+    progress_over_time,
     success,
     summarise,
 )
+from jaxqmix.hyperparameters import stacked
 from jaxqmix.locking import LOCK, locked
 from jaxqmix.memory import memory_needed, require_memory
 from jaxqmix.metrics import (
@@ -314,7 +315,8 @@ class RunFolder:
 
 
 class Run:
-    """A run, or runs side by side that differ by nothing but the seed; `train` does everything."""
+    """A run, or runs side by side that differ by the seed and by `hyperparameters.TRACED`; `train`
+    does everything."""
 
     def __init__(
         self,
@@ -340,7 +342,7 @@ class Run:
         configs = [in_world(config, env) for config in configs]
         self.config, self.callback = configs[0], callback
         began = time.perf_counter()
-        self.trainer: Trainer = make_trainer(self.config, seeds, env)
+        self.trainer: Trainer = make_trainer(self.config, seeds, env, values=stacked(configs))
         self.step, state = self.restore(configs, folders) if resume else (0, None)
         memory = memory_needed(self.trainer)
         available = device_memory(list(self.trainer.mesh.devices.flat))
@@ -354,6 +356,7 @@ class Run:
             self.config.evaluation.episodes,
             record="none" if self.trainer.env.recorder is None else "first",
             seeds=seeds,
+            domains=self.trainer.domains,
         )
         programs = self._compile(begin=state is None)
         if state is None:
@@ -527,7 +530,7 @@ class Run:
         self.background.wait()
         progress = self.trainer.env.mission.progress
         for run, report, own in zip(self.runs, reports, each, strict=True):
-            whole = report | {f"{progress}_over_time": coverage_over_time(own, progress)}
+            whole = report | {f"{progress}_over_time": progress_over_time(own, progress)}
             write_json(run.folder / FINAL, whole)
         self.callback.on_evaluation(together(reports))
         self.callback.on_activity("drawing the curves and a replay")

@@ -68,7 +68,7 @@ def train_seeds(
     names = [f"seed-{each.training.seed}" for each in configs]
     given, folders = Path(out).expanduser(), [folder / name for name in names]
     check_folders(given, [given / name for name in names], resume)  # Errors name it as given.
-    run = partial(SeedRuns, configs, folders, seeds=seeds, env=env)
+    run = partial(SideBySide, configs, folders, seeds=seeds, env=env)
     return begin(run, folders, resume, callback or Callback())
 
 
@@ -109,8 +109,8 @@ def check_folders(out: Path, folders: Sequence[Path], resume: bool) -> None:
         check_folder(folder, resume=True)
 
 
-class SeedRuns(Run):
-    """The runs of several seeds."""
+class SideBySide(Run):
+    """Several runs in one program."""
 
     def restore(
         self, configs: Sequence[RunConfig], folders: Sequence[Path]
@@ -139,10 +139,18 @@ class SeedRuns(Run):
         from jaxqmix.render.curves import load_runs, plot_runs
 
         reports = super().finish()
-        out = self.runs[0].folder.parent
-        write_json(out / SUMMARY, summary(reports, [run.config for run in self.runs]))
-        plot_runs(load_runs([run.folder for run in self.runs]), out / "curves.png")
+        self.summarise(reports)
+        plot_runs(load_runs([run.folder for run in self.runs]), self.out / "curves.png")
         return reports
+
+    @property
+    def out(self) -> Path:
+        """The folder above the runs'."""
+        return self.runs[0].folder.parent
+
+    def summarise(self, reports: Sequence[Report]) -> None:
+        """Writes the table over the runs."""
+        write_json(self.out / SUMMARY, summary(reports, [run.config for run in self.runs]))
 
 
 def common_step(folders: Sequence[Path], until: int | None = None) -> int:

@@ -7,7 +7,7 @@ of them in one dispatch; the host only calls it, reports, evaluates and saves.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,7 +31,8 @@ from jaxqmix.distributed import (
     total,
 )
 from jaxqmix.env.base import Environment
-from jaxqmix.env.urban_grid import UrbanGrid, ending_at, mission_env
+from jaxqmix.env.urban_grid import mission_env
+from jaxqmix.hyperparameters import bound
 from jaxqmix.learner import replay as replay_store
 from jaxqmix.learner.base import Learner
 from jaxqmix.learner.networks import Parameters
@@ -88,6 +89,7 @@ class Trainer:
     learner: Learner
     mesh: Mesh
     seeds: int | None
+    domains: Any  # `Ranges` [seeds, ...] where the runs' worlds differ, or None
     begin: Callable[[Any], TrainState]
     iterate: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
@@ -127,19 +129,17 @@ class Trainer:
         return place(state, self.mesh, state_specs(self.config, self.seeds))
 
 
-def stagger(swarms: Swarms, env: Environment, rollout_steps: int, devices: int = 1) -> Swarms:
-    """Spreads the swarms' clocks over the horizon, so that a batch mixes early and late states.
+def start_times(swarms: int, horizon: int, rollout_steps: int, devices: int = 1) -> jax.Array:
+    """When in their first episodes the swarms begin, int32 [swarms]: spread over the horizon, so
+    that a batch mixes early and late states.
 
-    Clocks are whole rollouts, so that time limits fall on the end of a rollout where the horizon is
-    whole rollouts too. Every device's share of the swarms spans the whole horizon. In their first
-    episode, swarms begun late get no credit for what their starts saw.
+    Times are whole rollouts, so that time limits fall on the end of a rollout where the horizon is
+    whole rollouts too. Every device's share of the swarms spans the whole horizon. Training reports
+    count these first episodes as they are, shorter than others.
     """
-    count = swarms.done.shape[0]
     # In NumPy, for swarms x horizon may outgrow int32.
-    order = np.arange(count, dtype=np.int64).reshape(-1, devices).T.reshape(-1)
-    time = order * env.horizon // count // rollout_steps * rollout_steps
-    state = jax.vmap(env.at_time)(swarms.state, jnp.asarray(time, jnp.int32))
-    return replace(swarms, state=state)
+    order = np.arange(swarms, dtype=np.int64).reshape(-1, devices).T.reshape(-1)
+    return jnp.asarray(order * horizon // swarms // rollout_steps * rollout_steps, jnp.int32)
 
 
 def state_specs(config: RunConfig, seeds: int | None = None) -> TrainState:
@@ -173,6 +173,7 @@ def make_trainer(
     seeds: int | None = None,
     env: Environment | None = None,
     learner: Callable[..., Learner] = make_learner,
+    values: Mapping[str, Any] | None = None,
 ) -> Trainer:
     """Binds a run's config; nothing is compiled before a function is called.
 
@@ -181,25 +182,35 @@ def make_trainer(
       seeds: train so many runs side by side in one program; None trains one.
       env: the world of the policy, where it is another than the config's; see `in_world`.
       learner: makes the learner, from what `make_learner` takes.
+      values: what differs between these runs besides the seed: `hyperparameters.stacked`.
+
+    Raises:
+      ConfigError: when domains differ, and the world draws from none.
     """
+    values = dict(values or {})
     mesh = make_mesh(lambda devices: fits(config, devices))
     mission, learns = make_parts(config, SWARMS, env, learner=learner)
-    env = mission
-    if isinstance(mission, UrbanGrid):
-        env = ending_at(mission, config.training.coverage_target)
+    env = mission.in_training(config)
     specs = state_specs(config, seeds)
 
-    def begin(seed: jax.Array) -> TrainState:
-        return begin_training(seed, config, env, learns, mesh.size)
+    def run_with(values: Mapping[str, Any]) -> tuple[RunConfig, Environment, Learner]:
+        if not values:
+            return config, env, learns
+        own = bound(config, values)
+        world = env.with_domain(own.domain) if "domain" in values else env
+        return own, *make_parts(own, SWARMS, world, learner=learner)
 
-    def iteration(state: TrainState) -> TrainState:
-        return train_iteration(state, config, env, learns, SWARMS)
+    def begin(seed: jax.Array, values: Mapping[str, Any]) -> TrainState:
+        return begin_training(seed, *run_with(values), mesh.size)
+
+    def iteration(state: TrainState, values: Mapping[str, Any]) -> TrainState:
+        return train_iteration(state, *run_with(values), SWARMS)
 
     if seeds is not None:
         begin, iteration = jax.vmap(begin), jax.vmap(iteration)
 
     def iterate(state: TrainState, iterations: jax.Array) -> tuple[TrainState, Metrics]:
-        state = jax.lax.fori_loop(0, iterations, lambda _, state: iteration(state), state)
+        state = jax.lax.fori_loop(0, iterations, lambda _, state: iteration(state, values), state)
         return state, state.metrics
 
     everywhere = on_each_device(iterate, mesh, (specs, REPLICATED), (specs, REPLICATED))
@@ -210,7 +221,8 @@ def make_trainer(
         learns,
         mesh,
         seeds,
-        begin=jit(begin, once=True, out_shardings=places[0]),
+        values.get("domain"),
+        begin=jit(lambda seed: begin(seed, values), once=True, out_shardings=places[0]),
         # Pinned, for the compiler takes empty arrays apart, and would compile again for its output.
         iterate=jit(everywhere, donate_argnums=0, out_shardings=places),
     )
@@ -228,11 +240,7 @@ def in_world(config: RunConfig, env: Environment | None) -> RunConfig:
         return config
     allowed = "must be an Environment, such as jaxqmix.make(config, parts=...)"
     require(isinstance(env, Environment), "env", env, allowed)
-    if isinstance(env, UrbanGrid):
-        world = None if env.told else env.name
-        return replace(config, env=env.config, domain=env.domain, world=world)
-    sizes = {"env.drones": env.agents, "env.horizon": env.horizon, "env.neighbours": 0}
-    return config.replace(world=env.name, **sizes)
+    return env.settings(config)
 
 
 def greedy_policy(
@@ -277,21 +285,22 @@ def count_updates(config: RunConfig) -> int:
 def begin_training(
     seed: int | jax.Array, config: RunConfig, env: Environment, learner: Learner, devices: int = 1
 ) -> TrainState:
-    """The state before the first rollout; `devices` as in `stagger`."""
+    """The state before the first rollout; `devices` as in `start_times`."""
     training = config.training
     key = jax.random.fold_in(jax.random.key(seed), TRAINING)
     learner_key, swarms_key, key = jax.random.split(key, 3)
     learned = learner.init(learner_key)
     epsilon = jnp.float32(training.epsilon_start)
     policy = learner.exploring(learned, env.agents, epsilon)
-    swarms = begin(jax.random.split(swarms_key, training.swarms), env, policy)
+    times = start_times(training.swarms, env.horizon, training.rollout, devices)
+    swarms = begin(jax.random.split(swarms_key, training.swarms), env, policy, times)
     store: Any = ()
     if training.mode == "replay":
         shapes = sequence_shapes(config, swarms, kept_of(policy))
         store = replay_store.empty(shapes, config.replay.capacity)
     return TrainState(
         learner=learned,
-        swarms=stagger(swarms, env, training.rollout, devices),
+        swarms=swarms,
         replay=store,
         key=jax.random.key_data(key),
         iterations=jnp.int32(0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import pickle
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from conftest import compile_quickly
 
 import jaxqmix
-from jaxqmix import api, console, runner
+from jaxqmix import api, console, loading, runner
 from jaxqmix.config import ConfigError
 from jaxqmix.learner.networks import AgentNetwork
 from jaxqmix.types import pytree_dataclass
@@ -39,7 +40,7 @@ def learned(config=TINY):
     """A loaded policy of fresh weights."""
     env = jaxqmix.make(config)
     init = AgentNetwork(config.learner, env.features, env.actions).init
-    make_policy = api.functools.partial(api.learned_policy, config, init(KEY))
+    make_policy = functools.partial(loading.learned_policy, config, init(KEY))
     return jaxqmix.LoadedPolicy("qmix", config, make_policy)
 
 
@@ -200,7 +201,7 @@ def test_training_shows_its_progress_unless_quiet(monkeypatch, tmp_path):
 
 def test_compiled_programs_are_kept_in_python_too(monkeypatch):
     kept = []
-    monkeypatch.setattr(api, "enable_cache", lambda: kept.append(1))
+    monkeypatch.setattr(loading, "enable_cache", lambda: kept.append(1))
     jaxqmix.make(TINY)
     assert kept
 
@@ -228,4 +229,4 @@ def test_former_names_still_work():
             return jnp.ones(2)
 
     with pytest.warns(DeprecationWarning, match="initial_hidden_state"):
-        assert api.Opaque(Remembers()).initial_hidden_state().shape == (2,)
+        assert loading.Opaque(Remembers()).initial_hidden_state().shape == (2,)

@@ -21,9 +21,9 @@ from jaxqmix.env.reward import TERMS, Term
 from jaxqmix.env.symmetry import Vector
 from jaxqmix.env.urban_grid import Parts, UrbanGrid
 from jaxqmix.evaluation import evaluator
-from jaxqmix.rollout import fly_episodes
+from jaxqmix.rollout import auto_reset, begin, fly_episodes
 from jaxqmix.training import make_trainer
-from jaxqmix.types import ASCEND, Observation, Timestep, pytree_dataclass
+from jaxqmix.types import ASCEND, Observation, Timestep, pytree_dataclass, replace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,16 @@ class Rendezvous(Environment):
         return (button, time), Timestep(observation, reward, jnp.bool_(False), over, {})
 
 
+class Presses:
+    """A policy that always presses the first button."""
+
+    def initial_hidden_state(self):
+        return ()
+
+    def __call__(self, key, state, timestep, hidden_state):
+        return jnp.zeros(2, jnp.int32), hidden_state
+
+
 SMALL = RunConfig(
     learner=LearnerConfig(hidden=16, layers=1, mixing_width=4, learning_rate=0.01, minibatches=8),
     training=TrainingConfig(swarms=32, rollout=4, env_steps=32 * 4 * 60, epsilon_decay_steps=4000),
@@ -70,6 +80,21 @@ def test_another_environment_trains_and_evaluates():
     assert found["return_over_time"].shape == (16, 5) and not found["return_over_time"][:, 0].any()
     with pytest.raises(ConfigError, match="env = Rendezvous is not allowed: it records no"):
         jax.eval_shape(lambda key: fly_episodes(key[None], env, Climber(), 1), jax.random.key(0))
+
+
+def test_no_swarm_waits_for_ever():
+    """Eight wait, and one at a time begins anew: each is served in its turn by chance."""
+    env, policy = Rendezvous(), Presses()
+    swarms = begin(jax.random.split(jax.random.key(0), 8), env, policy)
+    waiting = replace(swarms, done=jnp.arange(8) != 3)
+    reset = jax.jit(lambda key: auto_reset(key, waiting, env, policy, 1).done)
+    served = np.stack([~reset(key) for key in jax.random.split(jax.random.key(1), 60)])
+    assert (served.sum(axis=1) == 2).all() and served[:, 3].all()
+    assert served.any(axis=0).all()
+    everybody = auto_reset(jax.random.key(2), waiting, env, policy, 8)
+    assert not everybody.done.any()
+    kept = [jax.tree.leaves(jax.tree.map(lambda leaf: leaf[3], s)) for s in (waiting, everybody)]
+    jax.tree.map(np.testing.assert_array_equal, *kept)
 
 
 def test_a_run_in_another_world_is_like_any_other(tmp_path, monkeypatch):

@@ -27,9 +27,11 @@ from jaxqmix import checkpoints, cli, runner
 from jaxqmix.compilation import cache_folder
 from jaxqmix.config import ConfigError, EnvConfig, NotFiniteError
 from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.loading import make
 from jaxqmix.locking import LOCK
 from jaxqmix.metrics import MetricsWriter, local_path
 from jaxqmix.runner import Callback, train
+from jaxqmix.training import make_trainer
 from jaxqmix.types import HOVER
 from jaxqmix.validate import MISSION
 
@@ -180,6 +182,33 @@ def test_training_in_a_forked_process_is_refused(tmp_path):
     os.waitpid(child, 0)
     assert 'multiprocessing.get_context("spawn")' in os.read(reading, 1000).decode()
     assert train(MISSION, tmp_path / "run")
+
+
+def test_strict_promotion_of_types_changes_nothing():
+    """Whoever sets it for code of their own gets the same worlds, policies and programs."""
+    key = jax.random.key(0)
+    env = make(MISSION)
+    trainer = make_trainer(MISSION)
+
+    def shapes():
+        state = jax.eval_shape(trainer.begin, trainer.seed_shape)
+        agent = state.learner.ema["agent"]
+        first = jax.eval_shape(lambda: env.reset(key, env.draw_params(key)))
+
+        def act(agent, state, timestep):
+            policy = trainer.policy(agent)
+            return policy(key, state, timestep, policy.initial_hidden_state())
+
+        actions = jax.eval_shape(act, agent, *first)[0]
+        after = jax.eval_shape(
+            lambda s, a: env.step(key, s, a, env.draw_params(key)), first[0], actions
+        )
+        trained = jax.eval_shape(trainer.iterate, state, jax.ShapeDtypeStruct((), np.int32))
+        return first, actions, after, trained
+
+    with jax.numpy_dtype_promotion("strict"):
+        found = shapes()
+    assert jax.tree.map(str, found) == jax.tree.map(str, shapes())
 
 
 def test_64_bits_are_refused(tmp_path):

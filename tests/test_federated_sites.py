@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxqmix.config import ConfigError, DomainConfig
-from jaxqmix.env.urban_grid import draw_params
+from jaxqmix.env.domain import RANGES, draw_params, ranges
 from jaxqmix.federated import sites
 from jaxqmix.federated.config import FederationConfig
 from jaxqmix.presets import QUICK
@@ -33,7 +33,7 @@ def test_mixed_sites_differ_by_their_strength_and_stay_the_same():
         assert a == b
     halfway, _ = sites.find_sites(half, QUICK)
     for one, two in zip(mixed, halfway, strict=True):
-        for name in sites.RANGES:
+        for name in RANGES:
             base = np.array(getattr(QUICK.domain, name))
             middle = (base + np.array(getattr(one.domain, name))) / 2
             np.testing.assert_allclose(getattr(two.domain, name), middle, atol=2e-4)
@@ -47,7 +47,7 @@ def test_mixed_sites_differ_by_their_strength_and_stay_the_same():
 
 def test_ranges_draw_the_same_worlds_as_the_config():
     other = DomainConfig(wind_speed=(3.0, 4.0), visibility=(0.5, 0.6))
-    stacked = sites.ranges([QUICK.domain, other])
+    stacked = ranges([QUICK.domain, other])
     for place, domain in enumerate((QUICK.domain, other)):
         key = jax.random.key(place)
         one = jax.tree.map(lambda leaf: leaf[place], stacked)  # noqa: B023

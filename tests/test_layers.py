@@ -16,10 +16,10 @@ LAYERS = {
     2: ("env", "planners"),
     3: ("rollout",),
     4: ("learner", "policies"),
-    5: ("training", "memory", "evaluation"),
+    5: ("hyperparameters", "training", "memory", "evaluation"),
     6: ("background", "checkpoints", "locking", "metrics", "provenance", "render", "export"),
     7: (
-        *("cli", "demo", "validate", "api", "runner", "seeds", "console"),
+        *("cli", "demo", "validate", "api", "loading", "runner", "seeds", "sweeps", "console"),
         *("comparison", "federated"),
         *("arguments", "world_commands", "adapters"),
     ),

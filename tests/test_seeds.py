@@ -220,7 +220,7 @@ def test_what_is_shown_fits_80_columns(whole, capsys, monkeypatch):
     assert max(map(len, lines)) <= 80
     assert "3 x 1,234,568 env steps/s" in lines[0]
     assert "return -1.25 (-1.50 to -1.00)" in lines[1]
-    shown = console.Console(out, 2)
+    shown = console.Console(out, console.run_words(0, 2))
     shown.on_finish()
     text = capsys.readouterr().out
     for words in ("seed-0", "seed-1", "mean of", "±", "seeds.json"):
@@ -274,9 +274,9 @@ def test_bad_input_is_refused_in_one_line(whole, tmp_path, monkeypatch):
         words = refused(TINY, tmp_path / path, 2)
         assert f"out = {tmp_path / path} is not allowed: checkpoints take" in words
         assert not (tmp_path / path).exists()
-    with pytest.raises(ConfigError, match=r"it holds runs of 2 seeds: give one .*seed-0"):
+    with pytest.raises(ConfigError, match=r"it holds 2 runs: give one .*seed-0"):
         train(TINY, out, resume=True)
-    with pytest.raises(ConfigError, match=r"it holds runs of 2 seeds: give one .*seed-0"):
+    with pytest.raises(ConfigError, match=r"it holds 2 runs: give one .*seed-0"):
         jaxqmix.load_policy(out)
     with pytest.raises(ConfigError, match="wandb = x is not allowed"):
         jaxqmix.train(TINY, tmp_path / "new", seeds=2, wandb="x", quiet=True)

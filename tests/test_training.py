@@ -25,6 +25,7 @@ from jaxqmix import checkpoints, runner, training
 from jaxqmix.checkpoints import CheckpointError, check_devices
 from jaxqmix.compilation import tree_bytes
 from jaxqmix.config import ConfigError, NotFiniteError, to_dict
+from jaxqmix.env.observation import feature_slices
 from jaxqmix.env.urban_grid import training_env
 from jaxqmix.memory import memory_needed, require_memory
 from jaxqmix.metrics import read
@@ -240,9 +241,15 @@ def test_a_process_began_before_it_compiled(tmp_path):
 
 def test_clocks_are_spread_over_the_horizon():
     trainer = trainer_of(TINY)
-    times = np.asarray(trainer.init(0).swarms.state.time)
+    swarms = trainer.init(0).swarms
+    times = np.asarray(swarms.state.time)
     each_device = np.sort(times.reshape(trainer.mesh.size, -1), axis=1)
     assert (each_device == [0, 5, 10, 15]).all()
+    # And the first observations say so, to the agents and to the mixer.
+    left, first = 1 - times / TINY.env.horizon, swarms.timestep.observation
+    clock = feature_slices(TINY.env)["clock"].start
+    np.testing.assert_allclose(first.agents[..., clock], left[:, None] + 0 * first.agents[..., 0])
+    np.testing.assert_allclose(first.state[:, -2], left)
 
 
 @pytest.fixture(scope="module", name="flown")
@@ -262,10 +269,10 @@ def test_policies_load_act_and_carry_over_to_other_swarms(online_run, flown):
 
 
 def test_trajectories_recompute_the_metrics(flown):
-    from jaxqmix.api import trajectories
+    from jaxqmix.env.recording import trajectories
 
     loaded, report, episodes = flown
-    data = trajectories(episodes, loaded)
+    data = trajectories(episodes, loaded.config.env)
     assert {name: (array.shape, array.dtype.kind) for name, array in data.items()} == {
         "cell_size": ((), "f"),
         "heights": ((4, 16, 20), "u"),

@@ -87,9 +87,9 @@ def shared_programs():
     def compiled(programs, notice):
         return trainers[programs["training"][0]].compiled(programs, notice)
 
-    def make(config, seeds=None, env=None):
-        if config not in (TINY, REPLAY):
-            return make_trainer(config, seeds, env)
+    def make(config, seeds=None, env=None, values=None):
+        if config not in (TINY, REPLAY) or values:
+            return make_trainer(config, seeds, env, values=values)
         trainer = trainer_of(config, seeds)
         trainers[trainer.iterate] = trainer
         return trainer

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxqmix.api import make
 from jaxqmix.compilation import jit
 from jaxqmix.config import ConfigError, DomainConfig, EnvConfig, RunConfig
 from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.loading import make
 from jaxqmix.maps import CityMap
 from jaxqmix.types import EnvParams, State, Timestep
 

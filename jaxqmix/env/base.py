@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxqmix.config import RunConfig, refuse
 from jaxqmix.types import Observation, Symmetries, Timestep, pytree_dataclass
 
 
@@ -131,10 +132,47 @@ class Environment(abc.ABC):
         """What leaves the world as it is but for the agents' numbers; None without any."""
         return None
 
-    def at_time(self, state: Any, time: jax.Array) -> Any:
-        """A state just begun as if so many steps were flown, so that the time limits of many swarms
+    def reset_at(self, key: jax.Array, params: Any, time: jax.Array) -> tuple[Any, Timestep]:
+        """Starts an episode as if so many steps were flown, so that the time limits of many swarms
         do not fall together. By default they do."""
-        return state
+        return self.reset(key, params)
+
+    def settings(self, config: RunConfig) -> RunConfig:
+        """The settings of a run in this world, which has the last word on what it is."""
+        sizes = {"env.drones": self.agents, "env.horizon": self.horizon, "env.neighbours": 0}
+        return config.replace(world=self.name, **sizes)
+
+    def under(self, config: RunConfig) -> Environment:
+        """The same world under other settings; by default it knows none."""
+        return self
+
+    def in_training(self, config: RunConfig) -> Environment:
+        """The world of training, where that is not quite the one that policies are for."""
+        return self
+
+    def ending_at(self, progress: float) -> Environment:
+        """The same world with missions that are complete at another progress; 1 is all of it.
+
+        Raises:
+          ConfigError: by default, for a world alone says when its missions end.
+        """
+        refuse("env", self.name, "this world alone says when its missions end")
+
+    def with_domain(self, domain: Any) -> Environment:
+        """The same world drawn from other ranges, `jaxqmix.env.domain.Ranges`.
+
+        Raises:
+          ConfigError: by default, for a world may draw from none.
+        """
+        refuse("env", self.name, "this world is drawn from no domain, by which runs could differ")
+
+    def fixed(self, params: Any) -> Environment:
+        """The same world with these params in every episode.
+
+        Raises:
+          ConfigError: by default.
+        """
+        refuse("env", self.name, "the params of this world cannot be chosen")
 
     def observation_spec(self) -> Observation:
         """Shapes and types of an observation."""

@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxqmix.city import coverable_cells, footprint_radius
-from jaxqmix.config import EnvConfig
+from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig
 from jaxqmix.env.mission import coverage
 from jaxqmix.env.sensing import unpack_unseen
 from jaxqmix.types import EnvParams, Episode, State, Timestep, events_of, pytree_dataclass
@@ -86,3 +87,31 @@ class FlightRecorder:
             wind=params.wind,
             visibility=params.visibility,
         )
+
+
+def trajectories(episodes: Episode, config: EnvConfig) -> dict[str, Any]:
+    """Recorded episodes as named arrays, E in front, enough to recompute every metric."""
+    events, steps = episodes.events, np.arange(episodes.reward.shape[1])
+    flown = steps < np.asarray(episodes.length)[:, None]
+    reached = np.asarray(episodes.coverage) >= COVERAGE_SUCCESS
+    t90 = np.where(reached.any(axis=1), reached.argmax(axis=1), config.horizon)
+    return {
+        "cell_size": np.float32(config.cell_size),
+        "heights": episodes.heights,
+        "no_fly": episodes.no_fly,
+        "coverable": episodes.coverable,
+        "seen": np.asarray(episodes.seen_at) >= 0,
+        "seen_at": episodes.seen_at,
+        "positions": episodes.positions,
+        "radii": episodes.radii,
+        "actions": episodes.actions,
+        "executed": events.executed,
+        "conflict": events.conflict,
+        "building_hit": events.building_hit,
+        "violation": events.violation,
+        "reward": episodes.reward,
+        "length": episodes.length,
+        "coverage": np.asarray(episodes.coverage)[:, -1],
+        "return": np.where(flown, episodes.reward, 0).sum(axis=1, dtype=np.float32),
+        "t90": t90.astype(np.int32),
+    }

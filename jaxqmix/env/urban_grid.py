@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jax.experimental import checkify
 
 from jaxqmix.city import coverable_cells, finish_city, generate_city
-from jaxqmix.compilation import require_float32
+from jaxqmix.compilation import require_float32, standard_promotion
 from jaxqmix.config import DomainConfig, EnvConfig, RunConfig, require
 from jaxqmix.env import dynamics, reward, sensing
 from jaxqmix.env.base import Environment
+from jaxqmix.env.domain import draw_params
 from jaxqmix.env.features import Feature, features
 from jaxqmix.env.mission import CoverageMission, coverage
 from jaxqmix.env.observation import agent_features, observe, symmetries
@@ -32,7 +33,6 @@ from jaxqmix.types import (
     City,
     EnvParams,
     Events,
-    RewardWeights,
     State,
     Symmetries,
     Timestep,
@@ -78,44 +78,13 @@ PARTS = Parts()
 """Those of the package's world."""
 
 
-def draw_params(key: jax.Array, domain: DomainConfig) -> EnvParams:
-    """Draws one swarm's world from the ranges of a domain. Consumes the key once."""
-    draw = jax.random.uniform(key, (9,))
-    ranges = (
-        domain.building_density,
-        domain.building_height,
-        domain.wind_speed,
-        domain.turbulence,
-        domain.visibility,
-        domain.packet_loss,
-        domain.delay,
-        domain.sensor_noise,
-    )
-    density, height, speed, turbulence, visibility, loss, delay, noise = (
-        low + (high - low) * jnp.float32(part)
-        for (low, high), part in zip(ranges, draw[:8], strict=True)
-    )
-    angle = 2 * jnp.pi * draw[8]
-    weights = {f.name: getattr(domain.reward, f.name) for f in dataclasses.fields(domain.reward)}
-    return EnvParams(
-        building_density=density,
-        building_height=height,
-        wind=speed * jnp.stack([jnp.cos(angle), jnp.sin(angle)]),
-        turbulence=turbulence,
-        visibility=visibility,
-        packet_loss=loss,
-        delay=delay,
-        sensor_noise=noise,
-        reward=RewardWeights(**{name: jnp.float32(value) for name, value in weights.items()}),
-    )
-
-
 def reset(
     key: jax.Array,
     params: EnvParams,
     config: EnvConfig,
     city: City | None = None,
     parts: Parts = PARTS,
+    time: jax.Array | None = None,
 ) -> tuple[State, Timestep]:
     """Starts an episode.
 
@@ -125,6 +94,7 @@ def reset(
       config: static sizes.
       city: flies over this city instead of a generated one.
       parts: of the world.
+      time: [] int32, env steps of the episode that are gone already; none by default.
 
     Returns:
       The state, and a timestep with reward 0. What is seen from the starts is credited in the
@@ -151,7 +121,7 @@ def reset(
         last_action=hover,
         link=jnp.full(config.drones, RECEIVED, jnp.int32),
         obstruction=dynamics.obstructed_actions(city, position, config),
-        time=jnp.int32(0),
+        time=jnp.int32(0) if time is None else time,
         seen=newly,
         perimeter=perimeter + growth,
     )
@@ -354,18 +324,48 @@ class UrbanGrid(Environment):
         drawn = self.cities is None or self.config.city is not None
         return type(self) is UrbanGrid and self.parts == PARTS and drawn
 
+    def settings(self, config: RunConfig) -> RunConfig:
+        """Those of a run, with this world's; its name where they do not say everything."""
+        world = None if self.told else self.name
+        return replace(config, env=self.config, domain=self.domain, world=world)
+
+    def under(self, config: RunConfig) -> UrbanGrid:
+        """The same parts over the cities of another config."""
+        return replace(self, config=config.env, domain=config.domain)
+
+    def in_training(self, config: RunConfig) -> UrbanGrid:
+        """Episodes end later than the mission."""
+        return self.ending_at(config.training.coverage_target)
+
+    def ending_at(self, progress: float) -> UrbanGrid:
+        """The same world with missions that are complete at another coverage."""
+        return replace(self, config=replace(self.config, coverage_target=progress))
+
+    def with_domain(self, domain: Any) -> UrbanGrid:
+        """The same world drawn from other ranges; raises `ConfigError` where a world of one's own
+        draws by another function."""
+        if type(self).draw_params is not UrbanGrid.draw_params:
+            return super().with_domain(domain)  # type: ignore[return-value]
+        return replace(self, domain=domain)
+
+    def fixed(self, params: EnvParams) -> UrbanGrid:
+        """The same world with these params in every episode; raises `ConfigError` for a world of
+        one's own."""
+        if type(self) is not UrbanGrid:
+            return super().fixed(params)  # type: ignore[return-value]
+        bound = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return FixedGrid(**bound, params=params)
+
     def symmetries(self) -> Symmetries:
         """Turns and reflections of the city; see `jaxqmix.env.symmetry`."""
         return symmetries(self.config, self.parts.features)
 
-    def at_time(self, state: State, time: jax.Array) -> State:
-        """A state as if so many steps were flown; what its start saw then is not credited."""
-        return replace(state, time=time)
-
+    @standard_promotion
     def draw_params(self, key: jax.Array) -> EnvParams:
         """Draws one swarm's world from the domain: float32 scalars, and wind [2] in m/s."""
         return draw_params(key, self.domain)
 
+    @standard_promotion
     def reset(self, key: jax.Array, params: EnvParams) -> tuple[State, Timestep]:
         """Starts an episode of one swarm of N drones.
 
@@ -377,12 +377,21 @@ class UrbanGrid(Environment):
           The state (positions [N, 3] in metres, for example), and a timestep with reward 0 and
           the observation: agents [N, D], available actions [N, A], the mixer's state [S].
         """
+        return self.reset_at(key, params, jnp.int32(0))
+
+    @standard_promotion
+    def reset_at(
+        self, key: jax.Array, params: EnvParams, time: jax.Array
+    ) -> tuple[State, Timestep]:
+        """As `reset`, with `time` [] int32 steps of the episode gone; past the first, what the
+        start saw is credited to nobody."""
         city = None
         if self.cities is not None:
             key, city_key = jax.random.split(key)
             city = draw_city(city_key, self.cities)
-        return reset(key, params, self.config, city, self.parts)
+        return reset(key, params, self.config, city, self.parts, time)
 
+    @standard_promotion
     def step(
         self, key: jax.Array, state: State, actions: jax.Array, params: EnvParams
     ) -> tuple[State, Timestep]:
@@ -411,9 +420,15 @@ def mission_env(config: RunConfig) -> UrbanGrid:
 
 def training_env(config: RunConfig) -> UrbanGrid:
     """The world of a run's training episodes, which end later than the mission."""
-    return ending_at(mission_env(config), config.training.coverage_target)
+    return mission_env(config).in_training(config)
 
 
-def ending_at(env: UrbanGrid, coverage: float) -> UrbanGrid:
-    """The same world with missions that are complete at another coverage."""
-    return dataclasses.replace(env, config=replace(env.config, coverage_target=coverage))
+@dataclasses.dataclass(frozen=True)
+class FixedGrid(UrbanGrid):
+    """A grid whose worlds are not drawn, but all the same."""
+
+    params: Any = None
+
+    def draw_params(self, key: jax.Array) -> EnvParams:
+        """The chosen world, whatever the key."""
+        return self.params

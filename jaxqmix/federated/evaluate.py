@@ -14,12 +14,13 @@ from jax.sharding import Mesh
 from jaxqmix.compilation import jit
 from jaxqmix.config import RunConfig
 from jaxqmix.distributed import REPLICATED, make_mesh, place, shapes_at, shardings
+from jaxqmix.env.domain import Ranges, ranges
 from jaxqmix.env.urban_grid import mission_env
 from jaxqmix.evaluation import EVALUATION
 from jaxqmix.federated.aggregate import Tree
 from jaxqmix.federated.local import for_each, local_training, over_sites
 from jaxqmix.federated.rounds import Federation, Program, joined, take
-from jaxqmix.federated.sites import Ranges, Site, ranges
+from jaxqmix.federated.sites import Site
 from jaxqmix.rollout import fly_episodes
 from jaxqmix.training import TrainState, greedy_policy, make_parts
 

@@ -19,10 +19,12 @@ from jax.sharding import Mesh
 
 from jaxqmix.config import RunConfig, require
 from jaxqmix.distributed import SHARDED, on_each_device, suggested_scale
-from jaxqmix.env.urban_grid import UrbanGrid, training_env
+from jaxqmix.env.base import Environment
+from jaxqmix.env.domain import Ranges
+from jaxqmix.env.urban_grid import training_env
 from jaxqmix.federated.aggregate import Tree
 from jaxqmix.federated.config import FederationConfig
-from jaxqmix.federated.sites import Ranges, Site
+from jaxqmix.federated.sites import Site
 from jaxqmix.learner.update import Anchor, LearnerState, QLearner
 from jaxqmix.rollout import sums
 from jaxqmix.training import (
@@ -48,10 +50,9 @@ class Group:
     work: tuple[int, ...]
     """Iterations that each site flies in a round."""
 
-    def env(self, domain: Ranges) -> UrbanGrid:
+    def env(self, domain: Ranges) -> Environment:
         """The world of a site's training."""
-        arrays: Any = domain  # in the places of the config's numbers
-        return dataclasses.replace(training_env(self.config), domain=arrays)
+        return training_env(self.config).with_domain(domain)
 
 
 def iterations_of_round(config: RunConfig, federation: FederationConfig) -> int:

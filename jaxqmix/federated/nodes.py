@@ -21,6 +21,7 @@ from jax.flatten_util import ravel_pytree
 from jaxqmix.compilation import jit
 from jaxqmix.config import RunConfig, require, to_dict
 from jaxqmix.config import from_dict as run_config
+from jaxqmix.env.domain import ranges
 from jaxqmix.federated import door
 from jaxqmix.federated.aggregate import Tree, make_aggregator
 from jaxqmix.federated.compression import make_codec
@@ -42,7 +43,7 @@ from jaxqmix.federated.rounds import (
     site_seeds,
     weights_of,
 )
-from jaxqmix.federated.sites import Site, find_sites, ranges
+from jaxqmix.federated.sites import Site, find_sites
 from jaxqmix.types import replace
 
 Arrays = dict[str, np.ndarray]

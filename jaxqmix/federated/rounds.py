@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from jaxqmix.compilation import jit, tree_bytes
 from jaxqmix.config import RunConfig
 from jaxqmix.distributed import REPLICATED, make_mesh, place, shapes_at, shardings
+from jaxqmix.env.domain import ranges
 from jaxqmix.federated import door, privacy
 from jaxqmix.federated.aggregate import (
     Aggregator,
@@ -42,7 +43,7 @@ from jaxqmix.federated.local import (
     over_sites,
     shared_parts,
 )
-from jaxqmix.federated.sites import Site, ranges
+from jaxqmix.federated.sites import Site
 from jaxqmix.learner.update import LearnerState
 from jaxqmix.training import TrainState
 from jaxqmix.types import pytree_dataclass, replace

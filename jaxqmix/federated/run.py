@@ -27,8 +27,8 @@ from jaxqmix.env.mission import METRICS
 from jaxqmix.evaluation import (
     EVALUATION,
     SELECTION,
-    coverage_over_time,
     metric_order,
+    progress_over_time,
     success,
     summarise,
 )
@@ -294,7 +294,7 @@ class FederatedRun:
             writer.write(report)
             if final:
                 folder = self.folder / FOLDERS / self.sites[number].name
-                whole = report | {"coverage_over_time": coverage_over_time(one)}
+                whole = report | {"coverage_over_time": progress_over_time(one, "coverage")}
                 write_json(folder / FINAL, whole)
         merged = {name: np.concatenate(values[:known]) for name, values in flown.items()}
         report = self._evaluation(merged, final)
@@ -304,7 +304,7 @@ class FederatedRun:
         self.metrics.write(report)
         self.callback.on_evaluation(report)
         if final:
-            whole = report | {"coverage_over_time": coverage_over_time(merged)}
+            whole = report | {"coverage_over_time": progress_over_time(merged, "coverage")}
             whole["t90_by_site"] = {
                 site.name: float(values.mean())
                 for site, values in zip([*self.sites, *self.strangers], flown["t90"], strict=True)

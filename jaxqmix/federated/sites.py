@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxqmix.config import ConfigError, DomainConfig, RunConfig, from_dict, refuse, require
 from jaxqmix.federated.config import FederationConfig
-from jaxqmix.types import RewardWeights, pytree_dataclass
 
 POPULATIONS = {"sites-alike": 0.0, "sites-mixed": 1.0}
 """Heterogeneity by the name of a population."""
@@ -38,7 +35,6 @@ LINKS = {
 }
 LEAST_WORK = 0.5
 """Share of a round that the least busy of very different sites flies."""
-RANGES = tuple(item.name for item in dataclasses.fields(DomainConfig) if item.name != "reward")
 
 
 @dataclass(frozen=True)
@@ -64,36 +60,6 @@ class Site:
             self.drones,
             "must lie between 1 and 100",
         )
-
-
-@pytree_dataclass
-class Ranges:
-    """`DomainConfig` as arrays: sites differ by these, and share one program.
-
-    A world is drawn from it as from the config (`jaxqmix.env.urban_grid.draw_params`).
-    """
-
-    building_density: jax.Array  # [2] lowest and highest; likewise the others
-    building_height: jax.Array
-    wind_speed: jax.Array
-    turbulence: jax.Array
-    visibility: jax.Array
-    packet_loss: jax.Array
-    delay: jax.Array
-    sensor_noise: jax.Array
-    reward: RewardWeights
-
-
-def ranges(domains: Sequence[DomainConfig]) -> Ranges:
-    """The ranges of several domains, stacked: leaves [K, 2], of rewards [K]."""
-
-    def one(domain: DomainConfig) -> Ranges:
-        pairs = {name: jnp.asarray(getattr(domain, name), jnp.float32) for name in RANGES}
-        weights = dataclasses.asdict(domain.reward)
-        weights = {name: jnp.float32(value) for name, value in weights.items()}
-        return Ranges(**pairs, reward=RewardWeights(**weights))
-
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(one, domains))
 
 
 def blend(base: DomainConfig, shares: dict[str, np.ndarray], strength: float) -> DomainConfig:

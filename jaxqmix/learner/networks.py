@@ -71,6 +71,12 @@ class Agent(nnx.Module):
         return values.reshape(*observation.shape[:-1], -1), hidden_state
 
 
+def network_settings(config: LearnerConfig) -> LearnerConfig:
+    """The settings that decide the networks, and defaults for the others, which may be traced."""
+    names = ("network", "hidden", "layers", "mixer", "mixing_width")
+    return LearnerConfig(**{name: getattr(config, name) for name in names})
+
+
 def hidden_state_size(config: LearnerConfig) -> int:
     """Numbers M that an agent carries from step to step."""
     return config.hidden if config.network == "gru" else 0
@@ -81,7 +87,7 @@ class AgentNetwork:
     """`Agent` with its static sizes bound; equal settings make equal networks, so that programs
     compiled for one serve the other."""
 
-    config: LearnerConfig
+    config: LearnerConfig  # of `network_settings`
     features: int
     actions: int
 

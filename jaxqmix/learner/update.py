@@ -23,6 +23,7 @@ from jaxqmix.learner.networks import (
     SymmetryEnsemble,
     greedy_actions,
     hidden_state_size,
+    network_settings,
     transformed,
 )
 from jaxqmix.learner.targets import chosen_values, lambda_returns, masked_max
@@ -214,7 +215,7 @@ def make_learner(
     """Binds the static sizes.
 
     Args:
-      config: of the learner.
+      config: of the learner; numbers of `jaxqmix.hyperparameters.TRACED` may be arrays [].
       features: D.
       actions: A.
       drones: N.
@@ -224,8 +225,9 @@ def make_learner(
       proximal: as in `make_optimiser`.
       mixer: another one than the config names.
     """
-    agent = AgentNetwork(config, features, actions)
-    mixing = make_mixer(config, drones, actions, state, mixer)
+    networks = network_settings(config)
+    agent = AgentNetwork(networks, features, actions)
+    mixing = make_mixer(networks, drones, actions, state, mixer)
     optimiser = make_optimiser(config, updates * config.epochs * config.minibatches, proximal)
     gradient = jax.grad(td_loss, has_aux=True)
 
