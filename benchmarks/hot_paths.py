@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from common import measure, parse, parser, save, show, with_settings
 
-from jaxqmix.city import footprint_radius, generate_heights, zone_density
 from jaxqmix.compilation import jit, materialise
 from jaxqmix.config import EnvConfig, RunConfig
 from jaxqmix.env import sensing
+from jaxqmix.env.city import footprint_radius, generate_heights, zone_density
 from jaxqmix.env.features import unseen_views, views
 from jaxqmix.env.urban_grid import draw_params, reset
 from jaxqmix.evaluation import evaluator

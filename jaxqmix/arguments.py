@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxqmix.config import ConfigError, RunConfig, require, setting_names, similar_setting
+from jaxqmix.config import ConfigError, RunConfig, require, setting_names, shown, similar_setting
 from jaxqmix.presets import preset
 
 WORLD = ("--env.", "--domain.")
@@ -165,6 +166,62 @@ def meant(word: str) -> str | None:
     known = setting_names(RunConfig())
     found = ALIASES.get(name.split(".")[-1]) or similar_setting(name, known)
     return f"--{found.replace('_', '-')}" if found else None
+
+
+def flags_of(kind: type, default: Any = None) -> list[str]:
+    """What a command takes, as on the command line; `default` is one of its kind."""
+    names = setting_names(default) if default else [item.name for item in dataclasses.fields(kind)]
+    # These two sections are not named there.
+    names = [re.sub(r"^(config|federation)\.", "", name) for name in names]
+    return [f"--{name.replace('_', '-')}" for name in names]
+
+
+def explained(event: Any, words: Sequence[str], flags: Sequence[str]) -> str | None:
+    """What is wrong with a command line: setting, value and what is allowed.
+
+    Args:
+      event: tyro's error object.
+      words: of the command line.
+      flags: that it may hold.
+
+    Returns:
+      The words of an error, or None for an event that is not known here.
+    """
+    argument: Any = getattr(event, "argument", None)
+    name = argument.display_name() if argument is not None else ""
+    match type(event).__name__:
+        case "MissingArgs":
+            missing = event.missing_arguments[0].arg.display_name()
+            return f"setting {missing} is missing: see --help"
+        case "UnrecognizedArgs":
+            word = event.tokens[0].partition("=")[0]
+            close = [*difflib.get_close_matches(word, flags, n=1), *filter(None, [meant(word)])]
+            hint = f"did you mean {close[0]}?" if close else "--help lists the settings"
+            return f"setting {word} is not known: {hint}"
+        case "BadValue":
+            return f"setting {name} misses a value: it takes {argument.lowered.nargs}"
+        case "InvalidChoice":
+            allowed = ", ".join(sorted(set(event.choices) - {"None"}))
+            return f"{name} = {shown(event.value)} is not allowed: must be one of {allowed}"
+        case "InstantiationFailure" if argument is None:
+            return str(event.message)
+        case "InstantiationFailure":
+            kinds = {"INT": "a whole number", "FLOAT": "a number"}
+            allowed = kinds.get(argument.lowered.metavar, "numbers")
+            value = shown(given_to(name, words, argument.lowered.nargs))
+            return f"{name} = {value} is not allowed: must be {allowed}"
+    return None
+
+
+def given_to(name: str, words: Sequence[str], count: Any) -> str:
+    """The words of a command line that a setting got last, which takes so many."""
+    found = ""
+    for place, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag.replace("_", "-") == name:
+            behind = words[place + 1 : place + 1 + (count if isinstance(count, int) else 1)]
+            found = value if equals else " ".join(behind)
+    return found
 
 
 def similar_path(path: Path) -> str:

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from jaxqmix.arguments import (
+    explained,
+    flags_of,
     from_file,
-    meant,
     similar_path,
     split_world,
     swept_values,
@@ -183,16 +184,36 @@ def call_tyro(
     """`tyro.cli` with errors in one line, and help that fits the terminal."""
     errors = io.StringIO()
     asked = {"-h", "--help"} & set(arguments)
-    # Errors are read from one long line; and tyro never ends in terminals of a few columns.
+    # Errors of earlier versions are read from one long line; and tyro never ends in terminals of a
+    # few columns.
     width = max(shutil.get_terminal_size().columns, 40) if asked else 2000
     options["config"] = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     try:
-        with contextlib.redirect_stderr(errors), _environment({"COLUMNS": str(width)}):
+        with (
+            contextlib.redirect_stderr(errors),
+            _environment({"COLUMNS": str(width)}),
+            refusing(lambda event: explained(event, arguments, flags_of(kind, default))),
+        ):
             return tyro.cli(kind, args=list(arguments), prog=program, default=default, **options)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise ConfigError(one_line(errors.getvalue())) from None
+
+
+def refusing(explain: Callable[[Any], str | None]) -> contextlib.AbstractContextManager:
+    """Raises `ConfigError` with what is said of tyro's error object. Versions before 1.0.17 have
+    none, and whatever is not explained is read from what tyro prints."""
+
+    def refuse(event: Any) -> None:
+        if (words := explain(event)) is not None:
+            raise ConfigError(words)
+
+    try:
+        from tyro import _errors
+    except ImportError:
+        return contextlib.nullcontext()
+    return _errors.on_parse_error(refuse)
 
 
 @contextlib.contextmanager
@@ -210,34 +231,11 @@ def _environment(changes: dict[str, str]):
 
 
 def one_line(box: str) -> str:
-    """The gist of a usage error that tyro prints as a box: setting, value, what is allowed."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    # The box is drawn in ASCII where the terminal knows no better; its first line is a title.
-    lines = [line.strip("│╭╮╰╯─|+ \t") for line in text.splitlines()]
-    lines = [line for line in lines if line.strip("-")][1:] or ["arguments not understood"]
-    message = re.sub(r"^Error parsing config(\.\w+)*: ", "", lines[0])
-    if message.startswith("Missing from"):
-        named = next((line.split()[0] for line in lines if line.startswith("--")), "one")
-        return f"setting {named} is missing: see --help"
-    if found := re.match(r"Unrecognized options: ([^,]+)", message):
-        close = [line.split()[0] for line in lines if line.startswith("--")]
-        close = [*close, *filter(None, [meant(found[1].split()[0])])]
-        hint = f"did you mean {close[0]}?" if close else "--help lists the settings"
-        return f"setting {found[1].strip()} is not known: {hint}"
-    if found := re.match(
-        r"invalid choice '(.*)' for argument '(.*)'\. Expected.*\((.*)\)", message
-    ):
-        allowed = ", ".join(sorted(set(re.findall(r"'(.*?)'", found[3])) - {"None"}))
-        return f"{found[2]} = {found[1]} is not allowed: must be one of {allowed}"
-    if found := re.match(r"Missing value for argument '(.*)'\. Expected (\d+)", message):
-        return f"setting {found[1]} misses a value: it takes {found[2]}"
-    if found := re.match(r"(?i)Error parsing (--\S+): .*\b(int|float)\b.*'(.*)'", message):
-        kind = {"int": "a whole number", "float": "a number"}[found[2].lower()]
-        return f"{found[1]} = {found[3]} is not allowed: must be {kind}"
-    if found := re.match(r"Error parsing (--\S+): Could not parse arguments \[(.*)\]", message):
-        values = found[2].replace("'", "")
-        return f"{found[1]} = {values} is not allowed: must be numbers"
-    return message
+    """The first line of an error that tyro prints as a box, below its title."""
+    text = "".join(each if each.isprintable() or each == "\n" else " " for each in box)
+    # Drawn in ASCII where the terminal knows no better.
+    lines = [line.strip("│╭╮╰╯─|+- ") for line in text.splitlines()]
+    return next(iter([line for line in lines if line][1:]), "arguments not understood")
 
 
 def single(names: list[str], what: str) -> str | None:

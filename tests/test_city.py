@@ -13,8 +13,8 @@ import pytest
 import reference as ref
 import scipy.stats
 
-from jaxqmix import city as cities
 from jaxqmix.config import ConfigError, DomainConfig, EnvConfig
+from jaxqmix.env import city as cities
 from jaxqmix.env import dynamics, urban_grid
 from jaxqmix.types import replace
 

@@ -114,6 +114,17 @@ def test_bad_input_gets_one_line(capsys, tmp_path, monkeypatch, arguments, words
 
 @pytest.mark.parametrize(
     "arguments",
+    [["--seed", "1e3"], ["--mode", "offline"], ["--env.drones"], ["--gamma", "1"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_tyro_says_in_another_way_still_gets_one_line(capsys, monkeypatch, arguments):
+    """As where a version has no error objects."""
+    monkeypatch.setattr(cli, "explained", lambda *_: None)
+    assert arguments[0].strip("-") in refused(capsys, "train", "quick", *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
     [
         ["train", "quick", "--out", "file"],
         ["train", "quick", "--out", "file/run"],

@@ -17,6 +17,7 @@ from jaxqmix.env import sensing
 from jaxqmix.env.base import Environment, Return, ReturnMission
 from jaxqmix.env.features import Feature
 from jaxqmix.env.mission import CoverageMission
+from jaxqmix.env.observation import feature_slices
 from jaxqmix.env.reward import TERMS, Term
 from jaxqmix.env.symmetry import Vector
 from jaxqmix.env.urban_grid import Parts, UrbanGrid
@@ -303,6 +304,44 @@ def test_an_own_sensor_sees_what_it_says(city_block, rough):
     assert 0 < half.seen < whole.seen
     left = sensing.unpack_unseen(half.unseen, city_block)
     assert np.all(np.asarray(left) >= np.asarray(sensing.unpack_unseen(whole.unseen, city_block)))
+
+
+def near(altitude, visibility):
+    """The radius of a camera that sees as far from everywhere."""
+    return jnp.broadcast_to(jnp.float32(60), jnp.broadcast_shapes(altitude.shape, visibility.shape))
+
+
+def test_an_own_sensor_reaches_as_far_as_it_says(city_block, rough):
+    """What can be covered, the limit, the drone's own footprint and what it expects follow."""
+    sensor = dataclasses.replace(
+        sensing.SENSORS["footprint"],
+        radius=near,
+        gain=lambda *given: tuple(2 * value for value in sensing.window_gain(*given)),
+    )
+    env = UrbanGrid(city_block, rough, parts=Parts(sensor=sensor))
+    key = jax.random.key(5)
+    params = env.draw_params(key)
+    state, timestep = jax.jit(env.reset)(key, params)
+    centres = np.stack(np.meshgrid(*(np.arange(n) for n in (13, 21)), indexing="ij"), -1) + 0.5
+    away = np.linalg.norm(centres[:, :, None] * 20 - np.asarray(state.position)[:, 1::-1], axis=-1)
+    seen = ~np.asarray(sensing.unpack_unseen(state.unseen, city_block))
+    assert (seen >= (away < 60 - 1e-3).any(axis=-1)).all()
+    limit = env.mission.bounds(state, params)["limit"]
+    cells = 0.9 * float(state.city.coverable) - float(state.seen)
+    expected = cells / (4 * 2 * 60 / 20 * (1 - float(params.packet_loss)))
+    assert float(limit) == pytest.approx(expected, rel=1e-5)
+    told = feature_slices(city_block)
+    pose = np.asarray(timestep.observation.agents)[:, told["pose"]]
+    np.testing.assert_allclose(pose[:, 3], 60 / city_block.max_footprint, rtol=1e-6)
+    plain = UrbanGrid(
+        city_block, rough, parts=Parts(sensor=dataclasses.replace(sensor, gain=sensing.window_gain))
+    )
+    doubled = np.asarray(timestep.observation.agents)[:, told["information_gain"]]
+    single = np.asarray(jax.jit(plain.reset)(key, params)[1].observation.agents)
+    np.testing.assert_allclose(doubled, 2 * single[:, told["information_gain"]], rtol=1e-6)
+    far = dataclasses.replace(sensor, radius=lambda altitude, visibility: 200 + 0 * altitude)
+    with pytest.raises(ConfigError, match=r"Sensor.radius = 200.0 .* at most 124 m"):
+        UrbanGrid(city_block, rough, parts=Parts(sensor=far))
 
 
 def test_an_own_feature_is_one_record(city_block, rough):

@@ -12,18 +12,17 @@ PACKAGE = Path(__file__).parent.parent / "jaxqmix"
 
 LAYERS = {
     0: ("documentation", "config", "presets", "types", "compilation", "distributed"),
-    1: ("city", "maps"),
-    2: ("env", "planners"),
-    3: ("rollout",),
-    4: ("learner", "policies"),
-    5: ("hyperparameters", "training", "memory", "evaluation"),
-    6: ("background", "checkpoints", "locking", "metrics", "provenance", "render", "export"),
-    7: (
+    1: ("env", "maps", "planners"),
+    2: ("rollout",),
+    3: ("learner", "policies"),
+    4: ("hyperparameters", "training", "memory", "evaluation"),
+    5: ("background", "checkpoints", "locking", "metrics", "provenance", "render", "export"),
+    6: (
         *("cli", "demo", "validate", "api", "loading", "runner", "seeds", "sweeps", "console"),
         *("comparison", "federated"),
         *("arguments", "world_commands", "adapters"),
     ),
-    8: ("__main__", ""),
+    7: ("__main__", ""),
 }
 """First part of a module's name, by layer; the empty name is the package itself."""
 
@@ -34,7 +33,7 @@ STANDARD_LIBRARY_ONLY = {
 }
 """Files without third-party imports, and what they may import from the package."""
 
-WORLD = ("env", "city", "rollout")
+WORLD = ("env", "rollout")
 """What the learner never sees."""
 
 
@@ -159,7 +158,7 @@ def test_permitted_imports_are_no_offences(tmp_path):
     (package / "env" / "reward.py").write_text("")
     path = package / "env" / "urban_grid.py"
     path.write_text(
-        "import jax\nfrom jaxqmix.env import reward\nfrom jaxqmix.city import x\n"
+        "import jax\nfrom jaxqmix.env import reward\nfrom jaxqmix.env.city import x\n"
         "from jaxqmix import __version__\n"
     )
     assert offences(path, package) == []

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxqmix import planners
-from jaxqmix.city import cell_centres, finish_city, generate_city
 from jaxqmix.config import ConfigError, DomainConfig, EnvConfig
 from jaxqmix.env import sensing, urban_grid
+from jaxqmix.env.city import cell_centres, finish_city, generate_city
 from jaxqmix.planners import pursuit, tours
 from jaxqmix.planners.lanes import Sweep
 from jaxqmix.types import HOVER, City, EnvParams, replace

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import reference as ref
 
-from jaxqmix.city import footprint_radius
 from jaxqmix.config import EnvConfig
 from jaxqmix.env import sensing
+from jaxqmix.env.city import footprint_radius
 
 CONFIG = EnvConfig(drones=2, city_width=600.0, city_length=450.0, cell_size=50.0, no_fly_zones=0)
 """9 x 12 cells of 50 m."""

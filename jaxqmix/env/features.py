@@ -14,19 +14,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxqmix.city import footprint_radius
 from jaxqmix.compilation import materialise
 from jaxqmix.config import EnvConfig
 from jaxqmix.env.dynamics import displacements
 from jaxqmix.env.mission import coverage
 from jaxqmix.env.sensing import (
     FINE_SIDE,
+    Sensor,
     coarse_blocks,
     coarse_view,
     fine_view,
     fine_window,
     view_side,
-    window_gain,
 )
 from jaxqmix.env.symmetry import Grid, Headings, Turn, Vector
 from jaxqmix.types import (
@@ -67,6 +66,7 @@ class Seen:
     available: jax.Array  # [N, A] bool, actions that may be chosen
     twice: jax.Array  # [N, A] bool, which moves made twice strike something
     config: EnvConfig
+    sensor: Sensor
 
     @functools.cached_property
     def cell(self) -> jax.Array:
@@ -94,9 +94,9 @@ class Seen:
     @functools.cached_property
     def looks(self) -> tuple[jax.Array, jax.Array]:
         """What looks after moves would change; see `gains`."""
-        return jax.vmap(gains, (0, 0, 0, None, None))(
-            self.window, self.cell, self.state.position, self.params.visibility, self.config
-        )
+        each = functools.partial(gains, config=self.config, sensor=self.sensor)
+        places = self.window, self.cell, self.state.position
+        return jax.vmap(each, (0, 0, 0, None))(*places, self.params.visibility)
 
     @functools.cached_property
     def mates(self) -> tuple[jax.Array, jax.Array]:
@@ -307,7 +307,7 @@ def pose(seen: Seen) -> jax.Array:
     """Place in the city, altitude, footprint and place in the own cell [N, 6]."""
     config, position, observed = seen.config, seen.state.position, seen.observed
     scale = jnp.array([config.city_width, config.city_length, config.max_altitude])
-    radius = footprint_radius(position[:, 2:], seen.params.visibility) / config.max_footprint
+    radius = seen.sensor.radius(position[:, 2:], seen.params.visibility) / config.max_footprint
     within = position[:, :2] / config.cell_size % 1.0 - 0.5
     return jnp.concatenate([observed / scale, radius, within], axis=1)
 
@@ -374,6 +374,7 @@ def gains(
     position: jax.Array,
     visibility: jax.Array,
     config: EnvConfig,
+    sensor: Sensor,
 ) -> tuple[jax.Array, jax.Array]:
     """What a look would newly see after each action, and further along each heading, [looks]; and
     by how much it would make the unseen area's perimeter grow, [looks].
@@ -384,13 +385,13 @@ def gains(
       position: [3], metres.
       visibility: [], 0 to 1.
       config: static sizes.
+      sensor: what looks.
     """
     moves = displacements(config)
     further = [moves[:HEADINGS] * count for count in LOOKAHEAD_MOVES]
     ends = position + jnp.concatenate([moves, *further])
-    return jax.vmap(window_gain, (None, None, 0, None, None))(
-        window, cell, ends, visibility, config
-    )
+    reach = sensor.radius(ends[:, 2], visibility)
+    return jax.vmap(sensor.gain, (None, None, 0, 0, None))(window, cell, ends, reach, config)
 
 
 def voronoi_share(block: int, side: int, seen: Seen) -> jax.Array:

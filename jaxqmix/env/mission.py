@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from jaxqmix.city import footprint_radius
 from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig
+from jaxqmix.env.city import footprint_radius
 from jaxqmix.env.reward import TERMS, Term
 from jaxqmix.types import EnvParams, State, Timestep, pytree_dataclass
 
@@ -115,6 +116,7 @@ def fewest_steps(
     visibility: jax.Array,
     packet_loss: jax.Array,
     config: EnvConfig,
+    radius: Callable[..., jax.Array] = footprint_radius,
 ) -> jax.Array:
     """The limit: env steps to 90 % coverage that no swarm can expect to go below, float32 [].
 
@@ -134,12 +136,13 @@ def fewest_steps(
       visibility: [], 0 to 1; it decides the radius r.
       packet_loss: [], probability.
       config: static sizes; v is a cell per step.
+      radius: of the sensor.
     """
     cells = jnp.maximum(COVERAGE_SUCCESS * coverable - seen, 0.0)
-    radius = footprint_radius(jnp.float32(config.max_altitude), visibility)
+    reach = radius(jnp.float32(config.max_altitude), visibility)
     # Finite where every command is lost.
     arrive = jnp.maximum(1 - packet_loss, 1e-3)
-    return cells / (config.drones * (2 * radius / config.cell_size) * arrive)
+    return cells / (config.drones * (2 * reach / config.cell_size) * arrive)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +154,8 @@ class CoverageMission:
 
     config: EnvConfig
     terms: tuple[Term, ...] = TERMS
+    radius: Callable[..., jax.Array] = footprint_radius
+    """Of the sensor."""
     progress = "coverage"
 
     @property
@@ -185,6 +190,8 @@ class CoverageMission:
         """The `limit` that `fewest_steps` gives from the start."""
         seen, city = state.seen, state.city
         limit = fewest_steps(
-            city.coverable, seen, params.visibility, params.packet_loss, self.config
+            *(city.coverable, seen, params.visibility, params.packet_loss),
+            self.config,
+            self.radius,
         )
         return {"limit": limit}

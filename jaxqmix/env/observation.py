@@ -14,7 +14,7 @@ from jaxqmix.config import EnvConfig, require
 from jaxqmix.env.dynamics import available_actions, collision_free_actions, safe_repeats
 from jaxqmix.env.features import Feature, Seen, features
 from jaxqmix.env.mission import coverage
-from jaxqmix.env.sensing import coarse_blocks, coarse_margin
+from jaxqmix.env.sensing import SENSORS, Sensor, coarse_blocks, coarse_margin
 from jaxqmix.env.symmetry import turned_tables
 from jaxqmix.types import EnvParams, Observation, State, Symmetries
 
@@ -77,6 +77,7 @@ def observe(
     noise: jax.Array,
     config: EnvConfig,
     own: tuple[Feature, ...] = (),
+    sensor: Sensor | None = None,
 ) -> Observation:
     """Everything the agents and the mixer see.
 
@@ -86,6 +87,7 @@ def observe(
       noise: [N, 3], standard normal numbers: errors of the observed positions.
       config: static sizes.
       own: further features.
+      sensor: of the world; None: the one of `config.sensing`.
     """
     observed = materialise(state.position + params.sensor_noise * noise)
     repeats, twice = safe_repeats(state.city, state.position, config)
@@ -93,7 +95,8 @@ def observe(
     if config.right_of_way:
         clear = collision_free_actions(state.position, state.last_action, config)
     available = available_actions(state.obstruction, repeats, clear)
-    seen = Seen(state, params, observed, available, twice, config)
+    sensor = sensor or SENSORS[config.sensing]
+    seen = Seen(state, params, observed, available, twice, config, sensor)
     parts = [numbers(feature, seen) for feature in (*features(config), *own)]
     agents = jnp.concatenate(parts, axis=-1, dtype=jnp.float32)
     if config.blind_to:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxqmix.city import coverable_cells, footprint_radius
 from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig
+from jaxqmix.env.city import coverable_cells, footprint_radius
 from jaxqmix.env.mission import coverage
 from jaxqmix.env.sensing import unpack_unseen
 from jaxqmix.types import EnvParams, Episode, State, Timestep, events_of, pytree_dataclass
@@ -31,10 +32,12 @@ class FlightRecorder:
     """Makes the `Episode` of one swarm; see `jaxqmix.env.base.Recorder`."""
 
     config: EnvConfig
+    radius: Callable[..., jax.Array] = footprint_radius
+    """Of the sensor."""
 
     def init(self, state: State, params: EnvParams) -> Watched:
         """After the reset."""
-        coverable = coverable_cells(state.city.no_fly, params.visibility, self.config)
+        coverable = coverable_cells(state.city.no_fly, params.visibility, self.config, self.radius)
         seen = coverable & ~unpack_unseen(state.unseen, self.config)
         return Watched(coverable, jnp.where(seen, 0, -1), state.position, coverage(state))
 
@@ -52,7 +55,7 @@ class FlightRecorder:
         seen_at = jnp.where(seen & ~done, state.time, carry.seen_at)
         position = jnp.where(done, carry.position, state.position)
         covered = jnp.where(done, carry.coverage, timestep.metrics["coverage"])
-        radius = footprint_radius(position[:, 2], params.visibility)
+        radius = self.radius(position[:, 2], params.visibility)
         flown = jax.tree.map(
             lambda value: jnp.where(done, 0, value).astype(value.dtype),
             (actions, state.link, events_of(timestep), timestep.reward),
@@ -70,7 +73,7 @@ class FlightRecorder:
     ) -> Episode:
         """The episode."""
         position, radius, covered, actions, link, events, reward = steps
-        first = footprint_radius(start.position[:, 2], params.visibility)
+        first = self.radius(start.position[:, 2], params.visibility)
         return Episode(
             heights=start.city.heights,
             no_fly=start.city.no_fly,

@@ -18,9 +18,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxqmix.city import footprint_radius
 from jaxqmix.compilation import materialise
-from jaxqmix.config import EnvConfig
+from jaxqmix.config import EnvConfig, require
+from jaxqmix.env.city import footprint_radius
 from jaxqmix.types import Unseen
 
 WORD = 32
@@ -205,31 +205,6 @@ def chance_mask(
     return (packed[:, 1:] << shift) | ((packed[:, :-1] >> 1) >> (WORD - 1 - shift))
 
 
-@dataclasses.dataclass(frozen=True)
-class Sensor:
-    """What one look of one drone sees, within the footprint's radius.
-
-    The radius itself is the world's: it decides what can be covered, and what the drones expect of
-    a look (`window_gain`).
-    """
-
-    mask: Callable[..., jax.Array]
-    """Bits [rows, words] of the cells that it sees; arguments as of `chance_mask`."""
-    needs_key: bool = False
-    """Whether a look is drawn by chance; otherwise the key is None."""
-
-
-SENSORS = {
-    "footprint": Sensor(
-        lambda key, position, radius, visibility, start, config: footprint_mask(
-            position, radius, start, config
-        )
-    ),
-    "probabilistic": Sensor(chance_mask, needs_key=True),
-}
-"""By `EnvConfig.sensing`."""
-
-
 def look(
     key: jax.Array | None,
     unseen: Unseen,
@@ -252,10 +227,10 @@ def look(
       The new `Unseen`, the number of newly seen coverable cells, and how many cell sides the
       perimeter of the unseen area grew by; int32.
     """
-    radius = footprint_radius(position[:, 2], visibility)
+    sensor = sensor or SENSORS[config.sensing]
+    radius = sensor.radius(position[:, 2], visibility)
     cell = jnp.floor(position[:, 1::-1] / config.cell_size).astype(jnp.int32)
     starts = jax.vmap(_window_start, (0, None, None))(cell, window_cells(config), config)
-    sensor = sensor or SENSORS[config.sensing]
     keys = None
     if sensor.needs_key:
         assert key is not None
@@ -346,7 +321,7 @@ def fine_window(unseen: Unseen, cell: jax.Array, config: EnvConfig) -> jax.Array
 
 
 def window_gain(
-    window: jax.Array, cell: jax.Array, end: jax.Array, visibility: jax.Array, config: EnvConfig
+    window: jax.Array, cell: jax.Array, end: jax.Array, radius: jax.Array, config: EnvConfig
 ) -> tuple[jax.Array, jax.Array]:
     """What a look from `end` [3] (m) would change.
 
@@ -354,14 +329,13 @@ def window_gain(
       window: [32], of `fine_window` around `cell`; cells outside of it do not count.
       cell: [2], row and column.
       end: [3], metres.
-      visibility: [], 0 to 1.
+      radius: [], of a look from there, metres.
       config: static sizes.
 
     Returns:
       Cells newly seen, in units of what a straight flight into the unseen sees in a step; and
       growth of the unseen area's perimeter, in units of a lone cell's four sides.
     """
-    radius = footprint_radius(end[2], visibility)
     corner = (cell[0] - FINE_WINDOW // 2, cell[1] - FINE_WINDOW // 2)
     mask = disc_mask(end, radius, corner, (FINE_WINDOW, 1), config)[:, 0]
     # Kept: the perimeter reads every row three times, and would draw the disc as often.
@@ -404,3 +378,37 @@ def coarse_view(level: jax.Array, place: jax.Array, block: int, config: EnvConfi
     counts = counts.astype(jnp.float32) / block**2
     counts = counts[:-1] * (1 - fraction[0]) + counts[1:] * fraction[0]
     return counts[:, :-1] * (1 - fraction[1]) + counts[:, 1:] * fraction[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensor:
+    """How drones see: one of one's own is given as `Parts(sensor=...)`."""
+
+    mask: Callable[..., jax.Array]
+    """Bits [rows, words] of the cells that one look of one drone sees; arguments as of
+    `chance_mask`."""
+    needs_key: bool = False
+    """Whether a look is drawn by chance; otherwise the key is None."""
+    radius: Callable[[jax.Array, jax.Array], jax.Array] = footprint_radius
+    """How far a look reaches, metres, from altitude and visibility; it decides what can be covered.
+    At most `EnvConfig.max_footprint`, for which windows have room."""
+    gain: Callable[..., tuple[jax.Array, jax.Array]] = window_gain
+    """What a drone expects of a look; arguments as of `window_gain`."""
+
+    def check(self, config: EnvConfig) -> None:
+        """Raises `ConfigError` when it reaches further than windows have room."""
+        with jax.ensure_compile_time_eval():
+            reach = float(self.radius(jnp.float32(config.max_altitude), jnp.float32(1)))
+        most = config.max_footprint
+        require(reach <= most * (1 + 1e-6), "Sensor.radius", reach, f"must be at most {most:g} m")
+
+
+SENSORS = {
+    "footprint": Sensor(
+        lambda key, position, radius, visibility, start, config: footprint_mask(
+            position, radius, start, config
+        )
+    ),
+    "probabilistic": Sensor(chance_mask, needs_key=True),
+}
+"""By `EnvConfig.sensing`."""

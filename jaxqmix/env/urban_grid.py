@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import checkify
 
-from jaxqmix.city import coverable_cells, finish_city, generate_city
 from jaxqmix.compilation import require_float32, standard_promotion
 from jaxqmix.config import DomainConfig, EnvConfig, RunConfig, require
 from jaxqmix.env import dynamics, reward, sensing
 from jaxqmix.env.base import Environment
+from jaxqmix.env.city import coverable_cells, finish_city, generate_city
 from jaxqmix.env.domain import draw_params
 from jaxqmix.env.features import Feature, features
 from jaxqmix.env.mission import CoverageMission, coverage
@@ -73,6 +73,10 @@ class Parts:
         for name, (right, what) in wanted.items():
             require(right, f"Parts.{name}", getattr(self, name), f"must be {what}")
 
+    def sensor_of(self, config: EnvConfig) -> sensing.Sensor:
+        """The sensor of a world."""
+        return self.sensor or sensing.SENSORS[config.sensing]
+
 
 PARTS = Parts()
 """Those of the package's world."""
@@ -105,12 +109,13 @@ def reset(
     if city is None:
         city = generate_city(city_key, params, config)
     heights, position = dynamics.start(start_key, city.heights, city.no_fly, config)
-    city = finish_city(heights, city.no_fly, params, config)
-    coverable = coverable_cells(city.no_fly, params.visibility, config)
+    sensor = parts.sensor_of(config)
+    city = finish_city(heights, city.no_fly, params, config, sensor.radius)
+    coverable = coverable_cells(city.no_fly, params.visibility, config, sensor.radius)
     unseen = sensing.pack_unseen(coverable, config)
     perimeter = sensing.perimeter(unseen.words)
     unseen, newly, growth = sensing.look(
-        look_key, unseen, position, params.visibility, config, parts.sensor
+        look_key, unseen, position, params.visibility, config, sensor
     )
     still = jnp.zeros(config.drones, bool)
     hover = jnp.full(config.drones, HOVER, jnp.int32)
@@ -127,7 +132,7 @@ def reset(
     )
     noise = jax.random.normal(noise_key, (config.drones, 3))
     timestep = Timestep(
-        observation=observe(state, params, noise, config, parts.features),
+        observation=observe(state, params, noise, config, parts.features, sensor),
         reward=jnp.float32(0),
         terminated=jnp.bool_(False),
         truncated=jnp.bool_(False),
@@ -195,7 +200,7 @@ def step(
       harmless; callers mask it.
     """
     actions = known_actions(actions, config)
-    sensor = parts.sensor or sensing.SENSORS[config.sensing]
+    sensor = parts.sensor_of(config)
     key, look_key = jax.random.split(key) if sensor.needs_key else (key, None)
     chances, air = dynamics.draw_disturbances(key, config.drones)
     executed, link = dynamics.deliver(chances, actions, state.last_action, params)
@@ -224,10 +229,10 @@ def step(
         perimeter=state.perimeter + growth,
     )
     flown = transition(state, after, events)
-    terminated = parts.mission(config, parts.terms).complete(after)
+    terminated = parts.mission(config, parts.terms, sensor.radius).complete(after)
     team_reward, added = reward.team_reward(flown, params.reward, config, parts.terms)
     timestep = Timestep(
-        observation=observe(after, params, air[:, 2:], config, parts.features),
+        observation=observe(after, params, air[:, 2:], config, parts.features, sensor),
         reward=team_reward,
         terminated=terminated,
         truncated=(after.time >= config.horizon) & ~terminated,
@@ -284,6 +289,8 @@ class UrbanGrid(Environment):
         features or two terms have the same name."""
         known = [feature.name for feature in features(self.config)] if self.parts.features else []
         once("features", [*known, *(feature.name for feature in self.parts.features)])
+        if self.parts.sensor is not None:
+            self.parts.sensor.check(self.config)
         once("terms", [term.name for term in self.parts.terms])
         if self.cities is None and self.config.city is not None:
             object.__setattr__(self, "cities", load_cities(self.config))
@@ -311,12 +318,13 @@ class UrbanGrid(Environment):
     @property
     def mission(self) -> CoverageMission:
         """When an episode is complete, and what is counted of it."""
-        return self.parts.mission(self.config, self.parts.terms)
+        radius = self.parts.sensor_of(self.config).radius
+        return self.parts.mission(self.config, self.parts.terms, radius)
 
     @property
     def recorder(self) -> FlightRecorder:
         """Records an episode as an `Episode`."""
-        return FlightRecorder(self.config)
+        return FlightRecorder(self.config, self.parts.sensor_of(self.config).radius)
 
     @property
     def told(self) -> bool:

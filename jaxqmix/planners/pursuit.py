@@ -10,8 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxqmix.city import cell_centres, footprint_radius
 from jaxqmix.config import EnvConfig
+from jaxqmix.env.city import cell_centres, footprint_radius
 from jaxqmix.env.dynamics import displacements
 from jaxqmix.env.observation import feature_slices
 from jaxqmix.env.sensing import WORD, footprint_mask, margins, unpack_unseen, window_cells

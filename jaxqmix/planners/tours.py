@@ -15,8 +15,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxqmix.city import cell_centres
 from jaxqmix.config import EnvConfig
+from jaxqmix.env.city import cell_centres
 from jaxqmix.planners.pursuit import (
     FRESH,
     PursuitState,

@@ -6,6 +6,7 @@ Everything is a whole-array expression of the grid; there are no loops over buil
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,11 @@ NO_FLY_CEILINGS = (500.0, 120.0, 300.0, 80.0)
 """Ceilings in metres of airport, government, military and stadium, in turn."""
 
 
+def footprint_radius(altitude: jax.Array, visibility: jax.Array) -> jax.Array:
+    """Radius in metres of what a drone sees from `altitude` (m): 100 (1 + z / 500) sqrt(v)."""
+    return FOOTPRINT_RADIUS * (1 + altitude / FOOTPRINT_ALTITUDE) * jnp.sqrt(visibility)
+
+
 def cell_centres(config: EnvConfig) -> tuple[jax.Array, jax.Array]:
     """Centres of the cells in metres: y as [H, 1] and x as [1, W]."""
     y = (jnp.arange(config.rows, dtype=jnp.float32) + 0.5) * config.cell_size
@@ -59,10 +65,15 @@ def generate_city(key: jax.Array, params: EnvParams, config: EnvConfig) -> City:
 
 
 def finish_city(
-    heights: jax.Array, no_fly: jax.Array, params: EnvParams, config: EnvConfig
+    heights: jax.Array,
+    no_fly: jax.Array,
+    params: EnvParams,
+    config: EnvConfig,
+    radius: Callable[..., jax.Array] = footprint_radius,
 ) -> City:
-    """Counts the coverable cells of given heights [H, W] (m) and cylinders [K, 4] (m)."""
-    coverable = coverable_cells(no_fly, params.visibility, config)
+    """Counts the coverable cells of given heights [H, W] (m) and cylinders [K, 4] (m), by the
+    sensor's radius."""
+    coverable = coverable_cells(no_fly, params.visibility, config, radius)
     return City(heights, no_fly, jnp.sum(coverable, dtype=jnp.int32))
 
 
@@ -168,12 +179,12 @@ def generate_no_fly(key: jax.Array, config: EnvConfig) -> jax.Array:
     return jnp.concatenate([place, radius, ceiling[:, None]], axis=-1).astype(jnp.float32)
 
 
-def footprint_radius(altitude: jax.Array, visibility: jax.Array) -> jax.Array:
-    """Radius in metres of what a drone sees from `altitude` (m): 100 (1 + z / 500) sqrt(v)."""
-    return FOOTPRINT_RADIUS * (1 + altitude / FOOTPRINT_ALTITUDE) * jnp.sqrt(visibility)
-
-
-def coverable_cells(no_fly: jax.Array, visibility: jax.Array, config: EnvConfig) -> jax.Array:
+def coverable_cells(
+    no_fly: jax.Array,
+    visibility: jax.Array,
+    config: EnvConfig,
+    radius: Callable[..., jax.Array] = footprint_radius,
+) -> jax.Array:
     """Cells [H, W] (bool) that can be seen from outside the no-fly cylinders.
 
     A cell deep inside a cylinder that reaches above the highest altitude cannot be seen. Depth is
@@ -181,7 +192,7 @@ def coverable_cells(no_fly: jax.Array, visibility: jax.Array, config: EnvConfig)
     a drone away from the cylinder.
     """
     y, x = cell_centres(config)
-    reach = footprint_radius(jnp.float32(config.max_altitude), visibility)
+    reach = radius(jnp.float32(config.max_altitude), visibility)
     reach = reach - math.sqrt(2) * config.cell_size
     coverable = jnp.ones((config.rows, config.columns), bool)
     for cylinder in no_fly:
