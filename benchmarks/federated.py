@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -20,11 +21,12 @@ import jax
 import numpy as np
 from common import RESULTS, parse, parser, save, show
 
-from jaxqmix.compilation import enable_cache
+from jaxqmix.compilation import enable_cache, jit
 from jaxqmix.config import RunConfig
 from jaxqmix.env.domain import Ranges, draw_params, ranges
 from jaxqmix.env.urban_grid import UrbanGrid, training_env
 from jaxqmix.evaluation import SELECTION
+from jaxqmix.federated.aggregate import make_aggregator
 from jaxqmix.federated.config import FederationConfig
 from jaxqmix.federated.evaluate import (
     SitesEvaluator,
@@ -34,7 +36,7 @@ from jaxqmix.federated.evaluate import (
     make_tuner,
 )
 from jaxqmix.federated.local import iterations_of_round
-from jaxqmix.federated.rounds import make_program
+from jaxqmix.federated.rounds import end_round, fly_sites, make_program
 from jaxqmix.federated.sites import Site, find_sites
 from jaxqmix.presets import PRESETS, preset
 from jaxqmix.training import make_trainer
@@ -115,12 +117,28 @@ def federated(
 ) -> Iterator[tuple[Any, int]]:
     """Trains the global policy for each seed; yields the agent's weights, and env steps."""
     program = make_program(config, federation, sites)
+    # Variants that differ by what happens to updates alone share the program of their flights,
+    # which takes a minute to compile; the rest takes seconds.
+    defaults = FederationConfig(sites=2, per_round=2, minimum=1)
+    told = ("aggregate", "attack", "attackers", "hostile", "compression", "minimum")
+    shared = federation.aggregate not in ("fedprox", "fedasync")
+    like = dataclasses.replace(federation, **{n: getattr(defaults, n) for n in told if shared})
+    fly = flight(config, like, tuple(sites))
+    rule = make_aggregator(federation)
+    end = jit(lambda state, flown: end_round(state, flown, program, rule))
     for seed in seeds:
         state, steps = program.init(seed), 0
         for _ in range(federation.rounds):
-            state, outcome = program.round(state)
+            state, outcome = end(state, fly(state))
             steps += int(outcome.env_steps.sum())
         yield state.server.weights["agent"], steps
+
+
+@functools.cache
+def flight(config: RunConfig, federation: FederationConfig, sites: tuple[Site, ...]) -> Any:
+    """The compiled first half of a round."""
+    program = make_program(config, federation, sites)
+    return jit(lambda state: fly_sites(state, program))
 
 
 def central(

@@ -31,8 +31,9 @@ from common import (
 )
 
 from jaxqmix.config import RunConfig
+from jaxqmix.folders import Report
 from jaxqmix.presets import PRESETS, preset
-from jaxqmix.runner import Report, train
+from jaxqmix.runner import train
 
 
 class Race(Stopwatch):

@@ -5,12 +5,21 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxqmix.config import ConfigError, RunConfig, require, setting_names, shown, similar_setting
+from jaxqmix.config import (
+    ConfigError,
+    RunConfig,
+    refuse,
+    require,
+    setting_names,
+    shown,
+    similar_setting,
+)
 from jaxqmix.presets import preset
 
 WORLD = ("--env.", "--domain.")
@@ -27,6 +36,63 @@ ALIASES = {
     "width": "learner.hidden",
 }
 """What people call settings elsewhere."""
+
+
+PLACE_FLAGS = ("--coordinator", "--processes", "--process")
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+"""Of the environment, as JAX has them: what flags leave out."""
+SLURM = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST")
+"""What `srun` sets; JAX finds the rest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A process among those of a run."""
+
+    coordinator: str | None
+    """host:port where the first process listens; None: as SLURM says."""
+    count: int
+    number: int
+
+
+def find_place(
+    coordinator: str | None = None,
+    processes: str | int | None = None,
+    process: str | int | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Place | None:
+    """Which process this one is, by flags, by JAX's variables, or by SLURM's; None: the only one.
+
+    Raises:
+      ConfigError: when only a part is said, or what is said does not fit.
+    """
+    flags = ("coordinator", coordinator), ("processes", processes), ("process", process)
+    given: list[Any] = [
+        environment.get(variable) if flag is None else flag
+        for (_, flag), variable in zip(flags, VARIABLES, strict=True)
+    ]
+    if all(value is None for value in given):
+        tasks = environment.get(SLURM[0], "")
+        if not (tasks.isdecimal() and int(tasks) > 1 and all(map(environment.get, SLURM))):
+            return None
+        return Place(None, int(tasks), int(environment[SLURM[1]]))
+    for (name, _), variable, value in zip(flags, VARIABLES, given, strict=True):
+        require(value is not None, name, value, f"give all of --coordinator, --processes and "
+                f"--process, or {variable}")  # fmt: skip
+    address = str(given[0])
+    count, number = _whole("processes", given[1]), _whole("process", given[2])
+    host, _, port = address.rpartition(":")
+    require(bool(host) and port.isdecimal(), "coordinator", address, "must be HOST:PORT")
+    require(count >= 1, "processes", count, "must be at least 1")
+    require(0 <= number < count, "process", number, f"must be a number from 0 to {count - 1}")
+    return Place(address, count, number) if count > 1 else None
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        refuse(name, shown(value), "must be a whole number")
 
 
 def ranges(config: Any, prefix: str = "--") -> set[str]:

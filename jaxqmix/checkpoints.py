@@ -133,7 +133,7 @@ class Checkpoints:
                 part.mkdir(parents=True)
                 reserve(part / "room", needed)
                 # Compressing a replay store costs seconds of all cores, and halves it at best.
-                with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as orbax:
+                with orbax_alone() as orbax:
                     for name, tree in arrays.items():
                         orbax.save((part / name).absolute(), ocp.args.PyTreeSave(_storable(tree)))
                 about |= {
@@ -166,6 +166,19 @@ class Checkpoints:
         except Exception:  # Orbax raises many kinds on a damaged file.
             return False
         return True
+
+
+def orbax_alone() -> ocp.Checkpointer:
+    """What reads and writes arrays, without waiting for other processes of the run: the first has
+    the whole state, and writes it alone."""
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False)
+    number = jax.process_index()
+    options = ocp.options.MultiprocessingOptions()
+    if jax.process_count() > 1:
+        options = ocp.options.MultiprocessingOptions(
+            primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"{number}"
+        )
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 def reserve(file: Path, size: int) -> None:
@@ -458,10 +471,9 @@ def _read(folder: Path, name: str, about: dict[str, Any], shape: Any) -> Any:
     if file_checksums(folder / name) != about["files"][name]:
         raise DamageError(f"files of {name} are not what was written")
     expected = [leaf.shape if leaf.size else (1,) for leaf in jax.tree.leaves(shape)]
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False)
-    with _ORBAX, ocp.Checkpointer(handler) as orbax:
+    with _ORBAX, orbax_alone() as orbax:
         place = (folder / name).absolute()
-        found = handler.metadata(place).tree
+        found = orbax.metadata(place).item_metadata.tree
         sizes = [each.shape for each in jax.tree.leaves(found)]
         if sorted(sizes) != sorted(expected):
             raise CheckpointError(

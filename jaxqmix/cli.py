@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from jaxqmix.arguments import (
+    PLACE_FLAGS,
     explained,
+    find_place,
     flags_of,
     from_file,
     similar_path,
@@ -35,6 +37,7 @@ from jaxqmix.config import (
     ConfigError,
     DomainConfig,
     EnvConfig,
+    LostProcessError,
     NotFiniteError,
     RunConfig,
     from_dict,
@@ -85,6 +88,13 @@ class Train:
     seeds: Annotated[int | None, optional("INT", "one run")] = None
     """Train so many seeds from --seed on side by side in one program, each in a folder of its own
     below --out."""
+    coordinator: Annotated[str | None, optional("HOST:PORT", "none")] = None
+    """Train with other processes, here or on other machines, each begun with the same command:
+    where the first of them listens. Or set JAX's variables; srun's are found."""
+    processes: Annotated[int | None, optional("INT", "one")] = None
+    """How many they are."""
+    process: Annotated[int | None, optional("INT", "the only one")] = None
+    """Which of them this one is, from 0 on."""
     sweep: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, optional("SETTING=VALUE,VALUE", "none")
     ] = ()
@@ -265,6 +275,12 @@ def train_command(arguments: list[str]) -> int:
     if "--deterministic" in arguments:  # Before the devices are looked at.
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    address, processes, number = (without_value(arguments, flag)[1] for flag in PLACE_FLAGS)
+    place = find_place(address, processes, number)
+    if place is not None:
+        from jaxqmix.processes import join
+
+        join(place.coordinator, place.count, place.number)
     given_flags = [word.partition("=")[0] for word in arguments]
     ending = "-sweep" if "--sweep" in given_flags else "-seeds" if "--seeds" in given_flags else ""
     home = Path("runs") / f"{name or 'quick'}{ending}"
@@ -283,11 +299,15 @@ def train_command(arguments: list[str]) -> int:
     sweep = swept_values(given.sweep)
     from jaxqmix import runner, seeds, sweeps
     from jaxqmix.console import Console, run_words
+    from jaxqmix.processes import is_first
+    from jaxqmix.runner import Callback
 
     prepare_jax()
     out = given.out or home
     several = run_words(config.training.seed, given.seeds, sweep)
-    shown_by = Console(out, several)
+    shown_by = Console(out, several) if is_first() else Callback()
+    require(place is None or several is None, "processes", place and place.count,
+            "with --seeds and --sweep, one process trains all runs")  # fmt: skip
     if several is None:
         runner.train(config, out, given.resume, shown_by, given.wandb)
         return 0
@@ -680,6 +700,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ConfigError as error:
         print(f"jaxqmix: {error}", file=sys.stderr)
         sys.exit(2)
+    except LostProcessError as error:
+        print(f"jaxqmix: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # At its end Python would wait for the process that is gone.
     except BrokenPipeError:
         # The reader, `head` perhaps, has seen enough; Python would complain again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

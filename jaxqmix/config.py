@@ -47,6 +47,10 @@ def shown(value: Any, form: Callable[[Any], str] = str) -> str:
     return printable(text)
 
 
+class LostProcessError(RuntimeError):
+    """Of the processes that train a run together another one is gone."""
+
+
 class NotFiniteError(ArithmeticError):
     """Training came to numbers that are not finite; the message says what and when."""
 

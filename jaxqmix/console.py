@@ -29,9 +29,10 @@ from rich.text import Text
 from jaxqmix.comparison import best_planner, criteria, planner_reports, verdict
 from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig, RunConfig, from_dict
 from jaxqmix.evaluation import t_interval
+from jaxqmix.folders import Report
 from jaxqmix.metrics import SWEEP, flat_settings, runs_in
 from jaxqmix.render.curves import Record, groups, has_numbers, is_number, load_runs
-from jaxqmix.runner import Callback, Report
+from jaxqmix.runner import Callback
 from jaxqmix.training import REPORTS
 from jaxqmix.types import Episode
 

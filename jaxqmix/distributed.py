@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxqmix.config import refuse
 
 SWARMS = "swarms"
 """The axis over which swarms, episodes and stored sequences are spread."""
@@ -80,9 +83,11 @@ def keep_freed_memory() -> None:
 
 def device_memory(devices: Sequence[jax.Device]) -> int | None:
     """Bytes of memory of the devices together, or None where nobody tells."""
-    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in devices]
+    # Others' devices do not tell; they are taken to be like one's own.
+    own = [device for device in devices if device.process_index == jax.process_index()]
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in own]
     if all(limits):
-        return sum(limits)
+        return sum(limits) * len(devices) // len(own)
     return host_memory() if devices[0].platform == "cpu" else None
 
 
@@ -96,9 +101,16 @@ def host_memory(limits: Sequence[Path] = CONTAINER_LIMITS) -> int | None:
 
 
 def make_mesh(fits: Callable[[int], bool]) -> Mesh:
-    """A mesh over as many devices as fit; `fits(1)` must hold."""
-    devices = jax.local_devices()
+    """A mesh over as many devices as fit; `fits(1)` must hold.
+
+    Raises:
+      ConfigError: when several processes have more devices than fit, for each takes part.
+    """
+    devices = jax.devices()
     count = next(n for n in range(len(devices), 0, -1) if fits(n))
+    if jax.process_count() > 1 and count < len(devices):
+        allowed = f"swarms, minibatches and episodes cannot be spread over {len(devices)} devices"
+        refuse("processes", jax.process_count(), f"{allowed}; {count} would do")
     return Mesh(np.array(devices[:count]), (SWARMS,))
 
 
@@ -124,8 +136,22 @@ def shardings(mesh: Mesh, specs: Any) -> Any:
 
 
 def place(tree: Any, mesh: Mesh, specs: Any) -> Any:
-    """Puts a tree of global arrays on the devices; `specs` is a prefix of it."""
-    return jax.device_put(tree, shardings(mesh, specs))
+    """Puts a tree of whole arrays on the devices; `specs` is a prefix of it."""
+    places = shardings(mesh, specs)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, places)
+    full = jax.tree.broadcast(places, tree, is_leaf=lambda x: isinstance(x, NamedSharding))
+    return jax.tree.map(_own_part, tree, full)
+
+
+def _own_part(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """An array over the devices of several processes, each of which holds it whole."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return leaf  # It is there already.
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_own_part(jax.random.key_data(leaf), sharding))
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
 def shapes_at(shapes: Any, places: Any) -> Any:

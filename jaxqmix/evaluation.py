@@ -24,6 +24,7 @@ from jaxqmix.distributed import (
 from jaxqmix.env.base import Environment
 from jaxqmix.env.domain import Ranges
 from jaxqmix.env.mission import METRICS
+from jaxqmix.processes import fetch
 from jaxqmix.rollout import fly_episodes
 from jaxqmix.types import Episode, Policy
 
@@ -71,7 +72,7 @@ class Evaluator:
             # The last batch is filled up with the episodes in front, which are then dropped.
             chosen = np.arange(first, first + self.batch) % episodes
             flown = self.fly(argument, place(keys[chosen], self.mesh, SHARDED))
-            flown = jax.device_get(flown)
+            flown = fetch(flown)
             metrics.append(_first(episodes - first, flown[0]))
             recorded.append(_first(episodes - first, flown[1]))
         if self.record == "first":

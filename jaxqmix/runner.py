@@ -22,7 +22,14 @@ import numpy as np
 from jaxqmix import checkpoints
 from jaxqmix.background import Background
 from jaxqmix.compilation import compile_ahead, jit, require_float32, require_no_fork
-from jaxqmix.config import ConfigError, NotFiniteError, RunConfig, from_dict, require, to_dict
+from jaxqmix.config import (
+    LostProcessError,
+    NotFiniteError,
+    RunConfig,
+    from_dict,
+    require,
+    to_dict,
+)
 from jaxqmix.distributed import device_memory, dispatches_ahead
 from jaxqmix.env.base import Environment
 from jaxqmix.evaluation import (
@@ -30,25 +37,25 @@ from jaxqmix.evaluation import (
     evaluator,
     metric_order,
     progress_over_time,
-    success,
-    summarise,
+)
+from jaxqmix.folders import (
+    JOURNAL,
+    Report,
+    RunFolder,
+    SilentFolder,
+    check_folder,
+    has_checkpoints,
+    make_folder,
 )
 from jaxqmix.hyperparameters import stacked
-from jaxqmix.locking import LOCK, locked
+from jaxqmix.locking import locked
 from jaxqmix.memory import memory_needed, require_memory
 from jaxqmix.metrics import (
-    FINAL,
     SETTINGS,
-    Logger,
-    MetricsWriter,
-    TensorBoardLogger,
-    WeightsAndBiasesLogger,
-    check_writable,
-    finite,
     import_wandb,
     local_path,
-    not_written,
 )
+from jaxqmix.processes import agree, all_do, by_first, fetch, is_first, several
 from jaxqmix.provenance import Journal
 from jaxqmix.training import (
     Metrics,
@@ -58,18 +65,9 @@ from jaxqmix.training import (
     make_trainer,
     report_interval,
 )
-from jaxqmix.types import Episode
 
 DISPATCH_SECONDS = 0.5
 """Iterations sent to the devices at once take about so long: a bar moves, and Ctrl-C is heard."""
-
-JOURNAL = "run.json"
-"""In a run's folder: versions, commit, device, day and wall time of each process of the run."""
-
-LEFT = (LOCK, f".{SETTINGS}")
-"""What a process may leave that was killed before it had a run's settings written."""
-
-Report = dict[str, Any]
 
 
 class Callback:
@@ -114,36 +112,6 @@ def interval(episodes: int, config: RunConfig) -> int:
     return max(1, round(episodes * config.env.horizon / config.iteration_steps))
 
 
-def check_folder(run: Path, resume: bool) -> None:
-    """Raises `ConfigError` when a folder holds another run, holds none to resume, or cannot be."""
-    if resume:
-        begun = (run / SETTINGS).is_file() or has_checkpoints(run)
-        checkpoints.require_found(begun, run)
-        return
-    require(not run.is_file(), "out", run, "it is a file, and must be a folder")
-    check_writable("out", run)
-    require(
-        not run.exists() or all(each.name in LEFT for each in run.iterdir()),
-        "out",
-        run,
-        "it is not empty; add --resume to continue the run there, or choose another --out",
-    )
-
-
-def has_checkpoints(run: Path) -> bool:
-    """Whether a run has saved any."""
-    return any(checkpoints.steps_of(run, kind) for kind in checkpoints.KINDS)
-
-
-def make_folder(run: Path, config: RunConfig) -> None:
-    """Creates a run's folder with its settings; raises `ConfigError` when that cannot be."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        write_json(run / SETTINGS, to_dict(config))
-    except OSError as error:
-        raise ConfigError(f"out = {run} is not allowed: {error.strerror}") from None
-
-
 def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState | None]:
     """The step and state of a run's newest checkpoint; 0 and None when it had saved none yet.
 
@@ -165,14 +133,6 @@ def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState | None]:
     checkpoints.check_settings(run, saved, to_dict(trainer.config))
     warnings.warn(f"{run} holds no checkpoint: training begins anew", stacklevel=2)
     return 0, None
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Writes a file of a run whole or not at all; what is not finite becomes null."""
-    part = path.with_name(f".{path.name}")
-    text = json.dumps(finite(data)[0], indent=2, allow_nan=False)
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 class Audience:
@@ -223,97 +183,6 @@ def stop_requests(notice: Callable[[], None]) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-class RunFolder:
-    """What a run leaves in its folder: settings, reports, checkpoints and pictures."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        folder: Path,
-        step: int,
-        devices: int,
-        resume: bool,
-        wandb: str | None = None,
-    ):
-        """Opens the log.
-
-        Args:
-          config: of the run.
-          folder: of `make_folder`.
-          step: where the run begins or resumes.
-          devices: how many it is spread over.
-          resume: whether the folder holds the run already.
-          wandb: as of `train`.
-        """
-        self.config, self.folder, self._begun = config, folder, step
-        self.metrics = self._open_metrics(wandb, resume)
-        self.checkpoints = checkpoints.Checkpoints(folder, config, step, devices)
-        self.best = self._best_so_far()
-
-    def _open_metrics(self, wandb: str | None, resume: bool) -> MetricsWriter:
-        config, folder, env_steps = self.config, self.folder, self.env_steps(self._begun)
-        loggers: list[Logger] = []
-        try:
-            if wandb is not None:
-                loggers.append(WeightsAndBiasesLogger(wandb, folder, config))
-        except BaseException:
-            if not resume:
-                (folder / SETTINGS).unlink()
-            raise
-        try:
-            loggers.append(TensorBoardLogger(folder, config, env_steps))
-            return MetricsWriter(folder, loggers, env_steps)
-        except OSError as error:
-            raise not_written(folder, error) from None
-
-    def _best_so_far(self) -> float:
-        """The return of the best checkpoint, from its description or else from the log."""
-        steps = checkpoints.steps_of(self.folder, "best")
-        if not steps:
-            return -math.inf
-        noted = checkpoints.notes_of(self.folder, "best", steps[0]).get("best_return")
-        if noted is not None:
-            return noted
-        found = [r.get("return") for r in self.metrics.kept if r["kind"] == "evaluation"]
-        return max((r for r in found if isinstance(r, int | float)), default=-math.inf)
-
-    def env_steps(self, step: int) -> int:
-        """Env steps in so many iterations."""
-        return step * self.config.iteration_steps
-
-    def saver(self, kind: str, step: int) -> Callable[[TrainState], None]:
-        """What saves a state with what the run notes now."""
-        notes = {"best_return": self.best if math.isfinite(self.best) else None}
-        return partial(self.checkpoints.save, kind, step, notes=notes)
-
-    def evaluation_report(
-        self, metrics: dict[str, np.ndarray], step: int, final: bool = False
-    ) -> Report:
-        """The report of an evaluation's episodes [E]."""
-        summary = summarise(metrics)
-        return {
-            "kind": "evaluation",
-            "env_steps": self.env_steps(step),
-            "final": final,
-            "episodes": len(metrics["return"]),
-            **summary,
-            "success": success(summary, self.config.evaluation),
-        }
-
-    def draw(self, episode: Episode | None, step: int) -> None:
-        """Draws the curves, and a replay of an episode if there is one."""
-        from jaxqmix.render import render
-        from jaxqmix.render.curves import load_runs, plot_runs
-
-        plot_runs(load_runs([self.folder]), self.folder / "curves.png")
-        if episode is None:
-            return
-        replay = self.folder / "replay.gif"
-        title = f"{self.config.learner.mixer} in {self.config.preset}"
-        render(episode, replay, cell_size=self.config.env.cell_size, title=title)
-        self.metrics.write_replay(replay, self.env_steps(step))
-
-
 class Run:
     """A run, or runs side by side that differ by the seed and by `hyperparameters.TRACED`; `train`
     does everything."""
@@ -343,11 +212,16 @@ class Run:
         self.config, self.callback = configs[0], callback
         began = time.perf_counter()
         self.trainer: Trainer = make_trainer(self.config, seeds, env, values=stacked(configs))
-        self.step, state = self.restore(configs, folders) if resume else (0, None)
+        self.step, state = 0, None
+        if resume:
+            self.step, state = all_do(lambda: self.restore(configs, folders))
+            allowed = "every process must read the same checkpoints: is the folder a shared one?"
+            require(len(set(agree(self.step))) == 1, "out", folders[0], allowed)
         memory = memory_needed(self.trainer)
         available = device_memory(list(self.trainer.mesh.devices.flat))
         require_memory(memory, available, self.config, len(configs))
-        checkpoints.require_space(folders, self.config, self.trainer.state_shapes)
+        shapes = self.trainer.state_shapes
+        by_first(lambda: checkpoints.require_space(folders, self.config, shapes))
         callback.on_start(self.config, self.step, memory)
         # The final evaluation flies the same program, batch after batch, and records an episode.
         self._evaluate = evaluator(
@@ -366,11 +240,15 @@ class Run:
         self._iterate, self._copy = programs["training"], programs["copy"]
         self._evaluate = dataclasses.replace(self._evaluate, fly=programs["evaluation"])
         runs, devices = list(zip(configs, folders, strict=True)), self.trainer.mesh.size
-        for config, folder in runs:
-            make_folder(folder, config)
-        self.runs = [RunFolder(*run, self.step, devices, resume, wandb) for run in runs]
+        if is_first():
+            for config, folder in runs:
+                make_folder(folder, config)
+            self.runs = [RunFolder(*run, self.step, devices, resume, wandb) for run in runs]
+        else:
+            self.runs = [SilentFolder(*run) for run in runs]
         self.journals = [
-            Journal(folder / JOURNAL, self.env_steps, began, len(folders)) for folder in folders
+            Journal(folder / JOURNAL, self.env_steps, began, len(folders))
+            for folder in (folders if is_first() else ())
         ]
         self.background = Background()
         self._clock = Clock(self.config.iteration_steps)
@@ -443,9 +321,12 @@ class Run:
         every_evaluation = interval(config.evaluation.every_episodes, config)
         sent: deque[Callable[[], None]] = deque()
         self._clock.start()
-        while self.step < config.iterations and not asked():
+        while self.step < config.iterations:
+            stop, at_once = self._agreed(asked())
+            if stop:
+                break
             until = min(n - self.step % n for n in (every_report, every_save, every_evaluation))
-            count = min(until, config.iterations - self.step, self._clock.iterations_at_once())
+            count = min(until, config.iterations - self.step, at_once)
             self.state, metrics = self._iterate(self.state, np.int32(count))
             self.step += count
             report = self.step % every_report == 0 or self.step == config.iterations
@@ -462,13 +343,19 @@ class Run:
             sent.popleft()()
         return self.step >= config.iterations
 
+    def _agreed(self, asked: bool) -> tuple[bool, int]:
+        """Whether any process was asked to stop, and how many iterations to send at once."""
+        at_once = self._clock.iterations_at_once()
+        told = agree(-at_once if asked else at_once)
+        return any(each < 0 for each in told), abs(told[0])
+
     def _advance(self, step: int, count: int, metrics: Metrics, report: bool) -> None:
         """Waits for iterations that were sent; checks them, and writes a report where one is due.
 
         Raises:
           NotFiniteError: naming what was not finite, and when.
         """
-        each = self.trainer.split(jax.device_get(metrics))
+        each = self.trainer.split(fetch(metrics))
         self._clock.done(count)
         for run, own in zip(self.runs, each, strict=True):
             require_finite(own, run.config)
@@ -484,7 +371,8 @@ class Run:
         """Saves the states of these runs, beside what comes next: a copy of them, for training
         gives them away."""
         savers = {self.runs.index(run): run.saver(kind, self.step) for run in runs}
-        copy = self._copy(self.state)
+        # Of several processes all take part in this, and not in a thread: their order must be one.
+        copy = fetch(self.state) if several() else self._copy(self.state)
 
         def save() -> None:
             states = self.trainer.split(jax.device_get(copy))
@@ -504,7 +392,7 @@ class Run:
             report = run.evaluation_report(own, self.step)
             self.background.submit(run.metrics.write, report)
             reports.append(report)
-            if report["return"] > run.best:
+            if agree(report["return"] > run.best)[0]:  # as the first says
                 run.best = report["return"]
                 better.append(run)
         if better:
@@ -530,8 +418,7 @@ class Run:
         self.background.wait()
         progress = self.trainer.env.mission.progress
         for run, report, own in zip(self.runs, reports, each, strict=True):
-            whole = report | {f"{progress}_over_time": progress_over_time(own, progress)}
-            write_json(run.folder / FINAL, whole)
+            run.write_final(report | {f"{progress}_over_time": progress_over_time(own, progress)})
         self.callback.on_evaluation(together(reports))
         self.callback.on_activity("drawing the curves and a replay")
         first = jax.tree.map(lambda leaf: leaf[0], recorded)
@@ -655,10 +542,17 @@ def train(
     if wandb is not None:
         import_wandb(wandb)
     folder = local_path("out", out)
-    check_folder(Path(out).expanduser(), resume)  # An error names it as it was given.
+    given = Path(out).expanduser()  # An error names it as it was given.
+    by_first(lambda: check_folder(given, resume))
     run = partial(Run, [config], [folder], wandb=wandb, env=env)
     reports = begin(run, [folder], resume, callback or Callback())
     return reports[0] if reports else None
+
+
+def hold(folder: Path, resume: bool, locks: ExitStack) -> None:
+    """Locks a run's folder; raises `ConfigError` where another process has it, or another run."""
+    locks.enter_context(locked(folder))
+    check_folder(folder, resume)  # Once more: another may have begun there since.
 
 
 def begin(
@@ -681,8 +575,7 @@ def begin(
     try:
         with ExitStack() as locks:
             for folder in folders:
-                locks.enter_context(locked(folder))
-                check_folder(folder, resume)  # Once more: another may have begun there since.
+                by_first(partial(hold, folder, resume, locks))
             # Until it trains there is nothing to save: signals end the process as any other.
             run = make_run(callback=cast(Callback, audience), resume=resume)
             with stop_requests(audience.on_stopping) as asked:
@@ -690,6 +583,14 @@ def begin(
         if audience.left:
             raise BrokenPipeError
         return reports
+    except jax.errors.JaxRuntimeError as error:
+        callback.on_failure()
+        if not several():
+            raise
+        raise LostProcessError(
+            f"process {jax.process_index()} of this run lost another one, and ends; begin all of "
+            f"them with --resume: {str(error).splitlines()[0][:200]}"
+        ) from None
     except BaseException:
         callback.on_failure()
         raise

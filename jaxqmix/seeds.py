@@ -15,17 +15,9 @@ from jaxqmix import checkpoints
 from jaxqmix.config import ConfigError, RunConfig, require, shown
 from jaxqmix.env.base import Environment
 from jaxqmix.evaluation import t_interval
+from jaxqmix.folders import LEFT, Report, check_folder, write_json
 from jaxqmix.metrics import SETTINGS, local_path, runs_in
-from jaxqmix.runner import (
-    LEFT,
-    Callback,
-    Report,
-    Run,
-    begin,
-    check_folder,
-    restore,
-    write_json,
-)
+from jaxqmix.runner import Callback, Run, begin, restore
 from jaxqmix.training import TrainState, make_trainer
 
 COMPARED = ("t90", "return", "coverage", "collision_rate")

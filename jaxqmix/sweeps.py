@@ -10,9 +10,10 @@ from typing import Any
 
 from jaxqmix.config import RunConfig, refuse, require, shown
 from jaxqmix.env.base import Environment
+from jaxqmix.folders import LEFT, Report, check_folder, write_json
 from jaxqmix.hyperparameters import TRACED, differing, value_of
 from jaxqmix.metrics import SETTINGS, SWEEP, local_path, runs_in
-from jaxqmix.runner import LEFT, Callback, Report, begin, check_folder, write_json
+from jaxqmix.runner import Callback, begin
 from jaxqmix.seeds import MOST, SideBySide, seed_configs, summary
 
 Sweep = Mapping[str, Sequence[Any]]

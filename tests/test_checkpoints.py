@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxqmix import checkpoints, runner
+from jaxqmix import checkpoints, folders, runner
 from jaxqmix.checkpoints import CheckpointError, Checkpoints, load, restore, steps_of
 from jaxqmix.config import ConfigError, NotFiniteError, from_dict
 from jaxqmix.training import Trainer, make_trainer
@@ -92,10 +92,10 @@ def test_settings_that_were_lost_are_known_by_the_checkpoints(run, text):
     file = run / "config.json"
     if text is not None:
         file.write_bytes(text.encode("latin1"))
-    runner.check_folder(run, resume=True)
+    folders.check_folder(run, resume=True)
     with pytest.warns(UserWarning, match=r"config.json is missing or damaged: it is written anew"):
         assert runner.restore(run, TRAINER)[0] == 5
-    runner.make_folder(run, MISSION)
+    folders.make_folder(run, MISSION)
     assert from_dict(json.loads(file.read_text())) == MISSION
 
 

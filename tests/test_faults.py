@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental import checkify
 
-from jaxqmix import checkpoints, cli, runner
+from jaxqmix import checkpoints, cli, folders, runner
 from jaxqmix.compilation import cache_folder
 from jaxqmix.config import ConfigError, EnvConfig, NotFiniteError
 from jaxqmix.env.urban_grid import UrbanGrid
@@ -45,7 +45,7 @@ class StandIn:
         (config,), (folder,) = configs, folders
         self.folder, self.callback, self.steps = folder, callback, 0
         StandIn.made = (*StandIn.made, self)
-        runner.make_folder(folder, config)
+        folders.make_folder(folder, config)
 
     def train(self, asked):
         """One line to the callback a step."""
@@ -278,7 +278,7 @@ def run_with(folder, best=None, lines=()):
     return run._best_so_far()
 
 
-RUN_FOLDER = runner.RunFolder
+RUN_FOLDER = folders.RunFolder
 
 
 def test_the_best_return_lies_in_its_checkpoint(tmp_path):
@@ -293,7 +293,7 @@ def test_the_best_return_lies_in_its_checkpoint(tmp_path):
 
 def test_files_are_written_whole_and_without_nan(tmp_path):
     path = tmp_path / "evaluation.json"
-    runner.write_json(path, {"return": math.nan, "ci": [1.0, math.inf], "ok": True})
+    folders.write_json(path, {"return": math.nan, "ci": [1.0, math.inf], "ok": True})
     assert json.loads(path.read_text()) == {"return": None, "ci": [1.0, None], "ok": True}
     assert [each.name for each in tmp_path.iterdir()] == ["evaluation.json"]
 

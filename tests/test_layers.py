@@ -11,14 +11,25 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxqmix"
 
 LAYERS = {
-    0: ("documentation", "config", "presets", "types", "compilation", "distributed"),
+    0: ("documentation", "config", "presets", "types", "compilation", "distributed", "processes"),
     1: ("env", "maps", "planners"),
     2: ("rollout",),
     3: ("learner", "policies"),
     4: ("hyperparameters", "training", "memory", "evaluation"),
     5: ("background", "checkpoints", "locking", "metrics", "provenance", "render", "export"),
     6: (
-        *("cli", "demo", "validate", "api", "loading", "runner", "seeds", "sweeps", "console"),
+        *(
+            "cli",
+            "demo",
+            "validate",
+            "api",
+            "loading",
+            "folders",
+            "runner",
+            "seeds",
+            "sweeps",
+            "console",
+        ),
         *("comparison", "federated"),
         *("arguments", "world_commands", "adapters"),
     ),
@@ -112,7 +123,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 def test_package_is_found():
     """The files that the layers are about exist."""
     modules = {module_name(path, PACKAGE) for path in FILES}
-    assert {"config", "city", "env.urban_grid", "env.sensing"} <= modules
+    assert {"config", "env.city", "env.urban_grid", "env.sensing"} <= modules
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -122,12 +133,12 @@ def test_imports_point_down(path):
 
 
 OFFENDERS = {
-    "city.py": ("from jaxqmix.env.sensing import look", "env.sensing"),
+    "types.py": ("from jaxqmix.env.sensing import look", "env.sensing"),
     "env/sensing.py": ("def late():\n    from jaxqmix.training import train", "training"),
     "env/state.py": ("from jaxqmix import rollout", "rollout"),
     "env/reward.py": ("from ..rollout import fly", "rollout"),
     "learner/update.py": ("import jaxqmix.env.sensing", "env.sensing"),
-    "learner/replay.py": ("from ..city import City", "city"),
+    "learner/replay.py": ("from ..env.city import City", "env.city"),
     "training.py": ("from jaxqmix import preset", ""),
     "config.py": ("import numpy as np", "numpy"),
     "presets.py": ("from jaxqmix.types import State", "types"),
@@ -140,7 +151,7 @@ def test_offences_are_found(name, tmp_path):
     package = tmp_path / "jaxqmix"
     for folder in ("env", "learner"):
         (package / folder).mkdir(parents=True)
-    for path in ("city.py", "rollout.py", "training.py", "types.py", "env/sensing.py"):
+    for path in ("env/city.py", "rollout.py", "training.py", "types.py", "env/sensing.py"):
         (package / path).write_text("")
     text, imported = OFFENDERS[name]
     (package / name).write_text("import math\nfrom jaxqmix.config import ConfigError\n" + text)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import compile_quickly, quick_options
 
-from jaxqmix import checkpoints, cli, presets, runner
+from jaxqmix import checkpoints, cli, folders, presets, runner
 from jaxqmix.config import CheckpointConfig, EvaluationConfig
 from jaxqmix.seeds import seed_configs
 from jaxqmix.training import make_trainer
@@ -97,8 +97,8 @@ def leave_run(config, out, resume=False, callback=None, wandb=None, env=None):
     if resume:
         assert checkpoints.steps_of(run, "final")
         return
-    runner.check_folder(run, resume)
-    runner.make_folder(run, config)
+    folders.check_folder(run, resume)
+    folders.make_folder(run, config)
     writer = checkpoints.Checkpoints(run, config, begun=0)
     writer.save("final", config.iterations, untrained(config.learner))
     real = Path("runs/mine/metrics.jsonl")

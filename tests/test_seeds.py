@@ -17,11 +17,12 @@ import jaxqmix
 from jaxqmix import checkpoints, cli, console
 from jaxqmix.config import ConfigError, to_dict
 from jaxqmix.evaluation import t_interval
+from jaxqmix.folders import JOURNAL
 from jaxqmix.memory import memory_needed
 from jaxqmix.metrics import SETTINGS, numbers, read, runs_in
 from jaxqmix.provenance import read_journal
 from jaxqmix.render.curves import load_runs
-from jaxqmix.runner import JOURNAL, Callback, together, train
+from jaxqmix.runner import Callback, together, train
 from jaxqmix.seeds import common_step, seed_configs, summary, train_seeds
 
 CONFIGS = dict(zip(("seed-0", "seed-1"), seed_configs(TINY, 2), strict=True))

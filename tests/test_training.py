@@ -21,7 +21,7 @@ from PIL import Image
 from training_programs import REPLAY, TINY, Interrupt, shared_programs, trainer_of  # noqa: F401
 
 import jaxqmix
-from jaxqmix import checkpoints, runner, training
+from jaxqmix import checkpoints, folders, runner, training
 from jaxqmix.checkpoints import CheckpointError, check_devices
 from jaxqmix.compilation import tree_bytes
 from jaxqmix.config import ConfigError, NotFiniteError, to_dict
@@ -84,7 +84,7 @@ def test_a_stopped_run_resumes_bit_equal(config, number, tmp_path, online_run):
         return [{k: v for k, v in r.items() if "per_second" not in k} for r in read(run)]
 
     assert timeless(tmp_path / "parts") == timeless(whole)
-    first, second = read_journal(tmp_path / "parts" / runner.JOURNAL)
+    first, second = read_journal(tmp_path / "parts" / folders.JOURNAL)
     assert (first["outcome"], second["outcome"]) == ("stopped", "finished")
     assert first["env_steps"] == [0, 7 * config.iteration_steps]
     assert second["env_steps"] == [first["env_steps"][1], config.training.env_steps]
@@ -342,7 +342,7 @@ def test_a_used_folder_and_a_changed_swarm_are_refused(online_run, tmp_path):
 
 
 def test_a_run_that_had_saved_nothing_resumes_at_its_start(tmp_path):
-    runner.make_folder(tmp_path, TINY)
+    folders.make_folder(tmp_path, TINY)
     assert runner.restore(tmp_path, trainer_of(TINY)) == (0, None)
     with pytest.raises(ConfigError, match=r"learner.network = gru .* trained with mlp"):
         runner.restore(tmp_path, trainer_of(REPLAY))
@@ -630,7 +630,7 @@ def test_what_is_not_finite_stops_a_run_and_is_never_saved(tmp_path, monkeypatch
             _, saved, _ = checkpoints.load(run / "checkpoints" / kind / str(step))
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved))
     assert "NaN" not in (run / "metrics.jsonl").read_text()
-    assert [entry["outcome"] for entry in read_journal(run / runner.JOURNAL)] == ["failed"]
+    assert [entry["outcome"] for entry in read_journal(run / folders.JOURNAL)] == ["failed"]
 
 
 def test_metrics_are_sums_since_the_last_report_and_tell_what_broke():

@@ -261,7 +261,7 @@ class ServerNode(Shared):
     def save(self, folder: Path) -> None:
         """Leaves an ordinary run's folder with the global policy."""
         from jaxqmix.checkpoints import Checkpoints
-        from jaxqmix.runner import make_folder
+        from jaxqmix.folders import make_folder
 
         first = self.groups[0]
         state = jit(lambda: self.begin(first.sites[0]), once=True)()

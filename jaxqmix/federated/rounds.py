@@ -218,11 +218,34 @@ def begin_server(weights: Tree, federation: FederationConfig, rule: Aggregator) 
     return Server(weights, rule.begin(flat), history, jnp.float32(federation.clip))
 
 
+@pytree_dataclass
+class Flown:
+    """What the chosen sites [M] come back with, before anything is sent."""
+
+    groups: tuple[TrainState, ...]  # the states of all sites after it, [K, ...]
+    chosen: tuple[jax.Array, ...]  # int32, by group: places of the chosen sites among its own
+    site: jax.Array  # int32, which
+    reached: jax.Array  # bool, it trained
+    age: jax.Array  # int32, of `draw_ages`
+    away: jax.Array  # [sites] bool
+    updates: jax.Array  # float32 [M, P]
+    metrics: dict[str, jax.Array]  # float32 [M], of `local.local_training`
+
+
+def round_keys(state: Federation) -> jax.Array:
+    """The keys of a round: the next state's, then those that its parts consume."""
+    return jax.random.split(jax.random.wrap_key_data(state.key), 7)
+
+
 def fly_round(state: Federation, program: Program, rule: Aggregator) -> tuple[Federation, Outcome]:
     """One round: choose, train, send, let in, aggregate."""
-    federation, groups, server = program.federation, program.groups, state.server
-    keys = jax.random.split(jax.random.wrap_key_data(state.key), 7)
-    next_key, choose_key, away_key, age_key, attack_key, send_key, noise_key = keys
+    return end_round(state, fly_sites(state, program), program, rule)
+
+
+def fly_sites(state: Federation, program: Program) -> Flown:
+    """The first half of a round: sites are chosen, and train. No rule of aggregation matters."""
+    federation, groups = program.federation, program.groups
+    _, choose_key, away_key, age_key, *_ = round_keys(state)
     away = draw_away(away_key, state.away, state.round, federation)
     chosen = [
         jax.random.permutation(jax.random.fold_in(choose_key, n), len(group.sites))[: group.chosen]
@@ -231,31 +254,40 @@ def fly_round(state: Federation, program: Program, rule: Aggregator) -> tuple[Fe
     site = jnp.concatenate([jnp.array(g.sites)[c] for g, c in zip(groups, chosen, strict=True)])
     reached = ~away[site]
     age = draw_ages(age_key, federation)
-    starts = starts_of(server, age, federation)
+    starts = starts_of(state.server, age, federation)
     states, updates, metrics = train_sites(state, chosen, starts, reached, program)
-    steps = (metrics["iterations"] * program.config.iteration_steps).astype(jnp.int32)
-    weight = steps.astype(jnp.float32)
+    return Flown(states, tuple(chosen), site, reached, age, away, updates, metrics)
+
+
+def end_round(
+    state: Federation, flown: Flown, program: Program, rule: Aggregator
+) -> tuple[Federation, Outcome]:
+    """The second half: updates are sent, let in and aggregated."""
+    federation, server, reached = program.federation, state.server, flown.reached
+    next_key, *_, attack_key, send_key, noise_key = round_keys(state)
+    steps = (flown.metrics["iterations"] * program.config.iteration_steps).astype(jnp.int32)
+    updates, weight = flown.updates, steps.astype(jnp.float32)
     if federation.attackers:
-        hostile = site >= len(program.sites) - federation.attackers
+        hostile = flown.site >= len(program.sites) - federation.attackers
         updates, weight = attacked(attack_key, updates, weight, hostile, federation.attack)
-    sent, residuals = send(send_key, updates, state, chosen, reached, program.codec)
+    sent, residuals = send(send_key, updates, state, flown.chosen, reached, program.codec)
     server, admitted, verdicts = receive(
-        noise_key, server, sent, weight, reached, age, federation, rule
+        noise_key, server, sent, weight, reached, flown.age, federation, rule
     )
     moved = ravel_pytree(server.weights)[0] - ravel_pytree(state.server.weights)[0]
     outcome = Outcome(
-        site=site,
+        site=flown.site,
         reached=reached,
         admitted=admitted,
         verdicts=verdicts,
         env_steps=steps,
-        metrics=metrics,
+        metrics=flown.metrics,
         aggregated=admitted.sum() >= federation.minimum,
         clip=server.clip,
         change=jnp.linalg.norm(moved),
     )
     key = jax.random.key_data(next_key)
-    return Federation(server, states, residuals, away, key, state.round + 1), outcome
+    return Federation(server, flown.groups, residuals, flown.away, key, state.round + 1), outcome
 
 
 def train_sites(

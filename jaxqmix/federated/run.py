@@ -39,11 +39,12 @@ from jaxqmix.federated.evaluate import by_number, everywhere, make_evaluator, ma
 from jaxqmix.federated.local import ordinary
 from jaxqmix.federated.rounds import Outcome, Program, make_program
 from jaxqmix.federated.sites import Site, as_dicts, find_sites
+from jaxqmix.folders import check_folder, make_folder, write_json
 from jaxqmix.learner.update import QLearner
 from jaxqmix.locking import locked
 from jaxqmix.memory import require_memory
 from jaxqmix.metrics import FINAL, MetricsWriter, TensorBoardLogger, local_path, read
-from jaxqmix.runner import Audience, check_folder, make_folder, stop_requests, write_json
+from jaxqmix.runner import Audience, stop_requests
 from jaxqmix.types import Array, replace
 
 FEDERATION, SITES, ROUNDS = "federation.json", "sites.json", "rounds.jsonl"
