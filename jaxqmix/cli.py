@@ -11,13 +11,14 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import tyro
 
@@ -694,22 +695,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         finally:
             if sys.stdout is not None:  # as without a terminal on Windows
                 sys.stdout.flush()  # Here, for at Python's end nobody answers a broken pipe.
-    except NotFiniteError as error:
+    except (NotFiniteError, LostProcessError) as error:
         print(f"jaxqmix: {error}", file=sys.stderr)
-        sys.exit(1)
+        leave(1)
     except ConfigError as error:
         print(f"jaxqmix: {error}", file=sys.stderr)
-        sys.exit(2)
-    except LostProcessError as error:
-        print(f"jaxqmix: {error}", file=sys.stderr, flush=True)
-        os._exit(1)  # At its end Python would wait for the process that is gone.
+        leave(2)
     except BrokenPipeError:
         # The reader, `head` perhaps, has seen enough; Python would complain again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        leave(141)
     except (OSError, MemoryError) as error:
         print(f"jaxqmix: {shown(error) or 'out of memory'}", file=sys.stderr)
-        sys.exit(2)
+        leave(2)
     except KeyboardInterrupt:
+        # Pressed once more, Ctrl-C would end this handler in a traceback.
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         print("\njaxqmix: stopped", file=sys.stderr)
-        sys.exit(130)
+        leave(130)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends after an error: as one of several processes at once, for at its end Python would wait
+    for the others, and they for it."""
+    if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -43,6 +43,7 @@ def join(coordinator: str | None, count: int, number: int) -> None:
             None if coordinator is None else number,
             initialization_timeout=JOIN_SECONDS,
             heartbeat_timeout_seconds=SILENT_SECONDS,
+            shutdown_timeout_seconds=SILENT_SECONDS,
         )
     except Exception as error:  # of many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -57,6 +58,13 @@ def several() -> bool:
 def is_first() -> bool:
     """Whether this process writes: the only one, or the first."""
     return jax.process_index() == 0
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether an error says that another process does not answer: what joins them raises several
+    kinds."""
+    words = ("Gloo", "NCCL", "oordination", "eartbeat", "onnection")
+    return isinstance(error, RuntimeError | ValueError) and any(w in str(error) for w in words)
 
 
 def fetch(tree: Any) -> Any:

@@ -28,6 +28,7 @@ from jaxqmix.config import (
     RunConfig,
     from_dict,
     require,
+    shown,
     to_dict,
 )
 from jaxqmix.distributed import device_memory, dispatches_ahead
@@ -55,7 +56,15 @@ from jaxqmix.metrics import (
     import_wandb,
     local_path,
 )
-from jaxqmix.processes import agree, all_do, by_first, fetch, is_first, several
+from jaxqmix.processes import (
+    agree,
+    all_do,
+    by_first,
+    fetch,
+    is_first,
+    is_lost_process,
+    several,
+)
 from jaxqmix.provenance import Journal
 from jaxqmix.training import (
     Metrics,
@@ -583,14 +592,11 @@ def begin(
         if audience.left:
             raise BrokenPipeError
         return reports
-    except jax.errors.JaxRuntimeError as error:
+    except BaseException as error:
         callback.on_failure()
-        if not several():
-            raise
-        raise LostProcessError(
-            f"process {jax.process_index()} of this run lost another one, and ends; begin all of "
-            f"them with --resume: {str(error).splitlines()[0][:200]}"
-        ) from None
-    except BaseException:
-        callback.on_failure()
+        if several() and is_lost_process(error):
+            raise LostProcessError(
+                f"process {jax.process_index()} of this run lost another one, and ends; begin all "
+                f"of them again with --resume ({shown(error)})"
+            ) from None
         raise

@@ -216,6 +216,7 @@ def test_ctrl_c_and_the_end_of_input_leave_cleanly(monkeypatch, capsys):
             raise error
 
         monkeypatch.setattr(builtins, "input", type_next)
+        monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
         return stopped(capsys, "demo")
 
     assert press(KeyboardInterrupt) == (130, "\njaxqmix: stopped\n")

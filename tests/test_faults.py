@@ -227,6 +227,7 @@ def ended(monkeypatch, capsys, error):
         raise error
 
     monkeypatch.setattr(cli, "run", fail)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as stop:
         cli.main(["train"])
     return stop.value.code, capsys.readouterr().err

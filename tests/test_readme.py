@@ -40,6 +40,8 @@ FEDERATED = [
     if re.match(r"jaxqmix federate (?!PRESET)|jaxqmix evaluate .*--site", line)
 ]
 """They compile for long: here they are only understood; `test_federated_training.py` runs such."""
+SEVERAL = [line for line in WRITTEN if re.match(r"jaxqmix train .*--coordinator", line)]
+"""They wait for each other; `test_processes.py` runs such."""
 TRAINED = {
     "jaxqmix train quick": "test_training: test_a_run_leaves_what_it_promises",
     "jaxqmix train quick --seeds 5": "test_seeds: test_each_seed_leaves_what_a_run_does",
@@ -59,7 +61,7 @@ COMMANDS = [
     # Words in capitals stand for something.
     if line.startswith("jaxqmix ")
     and not re.search(r"\b[A-Z]+\b", line)
-    and line not in (*ELSEWHERE, *FEDERATED)
+    and line not in (*ELSEWHERE, *FEDERATED, *SEVERAL)
 ]
 BENCHMARKS = [line for line in WRITTEN if line.startswith("python benchmarks/")]
 TINY = dataclasses.replace(
@@ -156,6 +158,17 @@ def test_federations_are_understood(line, monkeypatch):
             cli.run(shlex.split(line)[1:])
     else:
         assert cli.run(shlex.split(line)[1:]) == 7
+
+
+def test_runs_of_several_processes_are_understood(monkeypatch):
+    assert len(SEVERAL) >= 2
+    joined = []
+    monkeypatch.setattr("jaxqmix.processes.join", lambda *place: joined.append(place))
+    monkeypatch.setattr(cli, "prepare_jax", lambda: None)
+    monkeypatch.setattr(runner, "train", lambda *_: None)
+    for line in SEVERAL:
+        assert cli.run([*shlex.split(line)[1:], "--scale", "cpu"]) == 0
+    assert joined[:2] == [("node0:12345", 2, 0), ("node0:12345", 2, 1)]
 
 
 def test_commands_of_the_table_exist():
