@@ -37,7 +37,8 @@ settings.load_profile("project")
 TRAIN = (
     *("test_api", "test_benchmarks", "test_checkpoints", "test_cli", "test_comparison"),
     *("test_demo", "test_distributed", "test_faults", "test_federated_training"),
-    *("test_notebooks", "test_readme", "test_seeds", "test_training", "test_validate"),
+    *("test_notebooks", "test_processes", "test_readme", "test_seeds", "test_sweeps"),
+    *("test_training", "test_validate"),
 )
 """Files with tests that train whole runs."""
 SLOW = (
@@ -53,6 +54,7 @@ SLOW = (
 LONGEST = (
     *("test_readme", "test_seeds", "test_training", "test_notebooks", "test_validate"),
     *("test_planners", "test_federated_training", "test_faults", "test_env_reference"),
+    *("test_processes", "test_sweeps"),
 )
 """Files that begin first, so that all workers end at about the same time."""
 

@@ -184,3 +184,46 @@ def test_seeds_are_trained_by_one_process(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "quick", "--scale", "cpu", *words])
     assert "processes = 2 is not allowed: with --seeds" in capsys.readouterr().err
+
+
+IN_FLIGHT = """
+import sys
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+mesh = Mesh(jax.devices(), ("x",))
+add = jax.jit(jax.shard_map(lambda x: x + jax.lax.psum(x.sum(), "x"), mesh=mesh,
+                            in_specs=PartitionSpec("x"), out_specs=PartitionSpec("x")))
+start = NamedSharding(mesh, PartitionSpec("x"))
+values = [jax.make_array_from_callback((4,), start, lambda i: __import__("numpy").ones(4)[i])
+          for _ in range(4)]
+for _ in range(200):
+    values = [add(value) * 0.1 for value in values]
+jax.block_until_ready(values)
+print("done", flush=True)
+__import__("os")._exit(0)
+"""
+
+
+@pytest.mark.xfail(strict=False, reason="hangs for ever with jax 0.10 and 0.11")
+def test_several_programs_in_flight_with_two_devices_each():
+    """The canary for why a process has one device on CPU."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", IN_FLIGHT, address, str(number)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=40)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all("done" in text for text in said)
