@@ -31,7 +31,7 @@ from jaxqmix.config import COVERAGE_SUCCESS, EnvConfig, RunConfig, from_dict
 from jaxqmix.evaluation import t_interval
 from jaxqmix.folders import Report
 from jaxqmix.metrics import SWEEP, flat_settings, runs_in
-from jaxqmix.render.curves import Record, groups, has_numbers, is_number, load_runs
+from jaxqmix.render.curves import Record, by_settings, has_numbers, is_number, load_runs
 from jaxqmix.runner import Callback
 from jaxqmix.training import REPORTS
 from jaxqmix.types import Episode
@@ -70,17 +70,17 @@ COLOURS = {"good": "green", "fair": "yellow", "bad": "red"}
 
 
 class Bar(Progress):
-    """A progress bar with lines of figures below, readable from 80 columns on."""
+    """A progress bar with lines of metrics below, readable from 80 columns on."""
 
-    figures: tuple[str, ...] = ()
-    doing: str = ""
+    lines: tuple[str, ...] = ()
+    activity: str = ""
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The bar, the figures, and what takes time now."""
+        """The bar, the metrics, and what takes time now."""
         yield self.make_tasks_table(self.tasks)
-        yield from self.figures
-        if self.doing:
-            yield self.doing
+        yield from self.lines
+        if self.activity:
+            yield self.activity
 
 
 class Console(Callback):
@@ -138,24 +138,24 @@ class Console(Callback):
         self._bar.update(self._bar.task_ids[0], completed=step)
 
     def on_training_report(self, report: Report) -> None:
-        """Shows the figures below the bar, or some of them as lines of a log."""
+        """Shows the metrics below the bar, or some of them as lines of a log."""
         assert self._bar is not None
-        self._bar.figures, self._bar.doing = figures(report), ""
+        self._bar.lines, self._bar.activity = metric_lines(report), ""
         self._reports += 1
         if not self._terminal.is_interactive and self._reports % LOGGED == 0:
-            self._say("   ".join(figures(report)))
+            self._say("   ".join(metric_lines(report)))
 
     def on_activity(self, what: str) -> None:
         """Says what takes time: below the bar, or in a line of its own once the bar is gone."""
         if self._bar is None:
             self._say(what)
         else:
-            self._bar.doing = what
+            self._bar.activity = what
 
     def on_stopping(self) -> None:
         """Says that the wish to stop was heard."""
         if self._bar is not None:
-            self._bar.doing = "finishing what is begun; Ctrl-C again stops at once"
+            self._bar.activity = "finishing what is begun; Ctrl-C again stops at once"
 
     def _say(self, text: str) -> None:
         """Prints a line; a log keeps it whole."""
@@ -212,7 +212,7 @@ class Console(Callback):
 
     def _close(self) -> None:
         if self._bar is not None:
-            self._bar.doing = ""
+            self._bar.activity = ""
             self._bar.stop()
             self._bar = None
 
@@ -253,7 +253,7 @@ def run_words(
     return " x ".join([*words, several])
 
 
-def figures(report: Report) -> tuple[str, ...]:
+def metric_lines(report: Report) -> tuple[str, ...]:
     """A training report in lines of less than 80 columns; of several seeds, with the lowest and
     highest of each figure."""
     seeds = report.get("seeds", ())
@@ -316,8 +316,8 @@ class Notebook(Callback):
             self._show()
 
     def on_training_report(self, report: Report) -> None:
-        """Shows the figures of training."""
-        self._what = "   ".join(figures(report))
+        """Shows the metrics of training."""
+        self._what = "   ".join(metric_lines(report))
 
     def on_activity(self, what: str) -> None:
         """Says what takes time."""
@@ -448,7 +448,7 @@ def show_runs(runs: Sequence[Record], planners: dict[str, dict[str, Any]]) -> No
         passed = bool(report) and all(report["success"].values())
         table.add_row(Text(name), *cells.values(), "met" if passed else "not met")
 
-    kinds = groups(runs)
+    kinds = by_settings(runs)
     for label, same in kinds.items():
         for run in same:
             add(run.name + ("" if run.final else " *"), run.evaluation)

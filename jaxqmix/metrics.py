@@ -27,15 +27,15 @@ MOST_STEPS, LONGEST_LINE = 10**15, 10**6
 """Env steps and characters beyond which a line is none of ours."""
 COMPARED = ("coverage", "return", "collision_rate", "violation_rate", "t90", "mission_success")
 TUNED = ("preset", "env.drones", "learner.", "replay.", "training.")
-"""Figures of the evaluations, and settings by the beginnings of their names, that TensorBoard sets
+"""Metrics of the evaluations, and settings by the beginnings of their names, that TensorBoard sets
 beside each other to compare runs."""
 
 
 class Logger(Protocol):
     """Where people look at a run."""
 
-    def figures(self, figures: dict[str, float], env_steps: int) -> None:
-        """Adds figures, named `group/name`."""
+    def log(self, metrics: dict[str, float], env_steps: int) -> None:
+        """Adds metrics, named `group/name`."""
         ...
 
     def replay(self, path: Path, env_steps: int) -> None:
@@ -114,7 +114,7 @@ class MetricsWriter:
                 "lower learner.learning_rate, learner.reward_scale or the weights in domain.reward",
                 stacklevel=2,
             )
-        figures = {
+        metrics = {
             f"{report['kind']}/{name}": value
             for name, value in numbers(report).items()
             if name not in ("env_steps", "final")
@@ -122,7 +122,7 @@ class MetricsWriter:
         try:
             self._append(report, self._run)
             for logger in self._loggers:
-                logger.figures(figures, report["env_steps"])
+                logger.log(metrics, report["env_steps"])
         except OSError as error:
             raise not_written(self._run, error) from None
 
@@ -169,11 +169,11 @@ class TensorBoardLogger:
 
         self._writer.write_event(Event(wall_time=time.time(), step=env_steps, **what))
 
-    def figures(self, figures: dict[str, float], env_steps: int) -> None:
+    def log(self, metrics: dict[str, float], env_steps: int) -> None:
         """Adds scalars, grouped by the first part of their names."""
         from tensorboardX.summary import scalar
 
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self._add(env_steps, summary=scalar(name, value))
         self._writer.flush()
 
@@ -223,10 +223,10 @@ class WeightsAndBiasesLogger:
         # Points there cannot be taken back: after a kill those until here are logged already.
         self._until = int(self._run.summary.get("env_steps") or 0) if known else 0
 
-    def figures(self, figures: dict[str, float], env_steps: int) -> None:
-        """Logs figures against env steps, and none again that an earlier process had logged."""
+    def log(self, metrics: dict[str, float], env_steps: int) -> None:
+        """Logs metrics against env steps, and none again that an earlier process had logged."""
         if env_steps >= self._until:
-            self._run.log(figures | {"env_steps": env_steps})
+            self._run.log(metrics | {"env_steps": env_steps})
 
     def replay(self, path: Path, env_steps: int) -> None:
         """Logs a GIF."""
@@ -311,7 +311,7 @@ def is_cell(value: Any) -> bool:
 
 
 def numbers(report: dict[str, Any]) -> dict[str, float]:
-    """The figures of a report that are single numbers."""
+    """The metrics of a report that are single numbers."""
     return {name: value for name, value in report.items() if isinstance(value, int | float)}
 
 
@@ -363,7 +363,7 @@ def as_table(settings: dict[str, Any]) -> str:
 
 
 def is_report(report: Any) -> bool:
-    """Whether something from a file looks like a report: a known kind, env steps, and figures."""
+    """Whether something from a file looks like a report: a known kind, env steps, and metrics."""
     if not isinstance(report, dict) or report.get("kind") not in KINDS:
         return False
     steps = report.get("env_steps")
@@ -376,7 +376,7 @@ def is_report(report: Any) -> bool:
 def read(run: Path) -> list[dict[str, Any]]:
     """All reports of a run, oldest first; lines that are none are passed over with a warning.
 
-    Figures that are not finite, as older versions wrote them, are None.
+    Metrics that are not finite, as older versions wrote them, are None.
     """
     path = run / LINES
     if not path.is_file():

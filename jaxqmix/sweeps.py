@@ -142,7 +142,7 @@ class SweptRuns(SideBySide):
         return {"settings": swept, "runs": runs}
 
     def summarise(self, reports: Sequence[Report]) -> None:
-        """Writes the figures of each combination, as means over its seeds."""
+        """Writes the metrics of each combination, as means over its seeds."""
         results = {}
         for name in dict.fromkeys(self._names):
             own = [number for number, each in enumerate(self._names) if each == name]

@@ -66,12 +66,12 @@ def test_names_are_no_markup(tmp_path, monkeypatch):
 
 
 def test_the_figures_of_a_report_fit_80_columns():
-    lines = console.figures(REPORT)
+    lines = console.metric_lines(REPORT)
     assert max(map(len, lines)) <= 80
     for figure in FIGURES:
         assert figure in " ".join(lines)
     nothing = dict.fromkeys(("return", "coverage", "collision_rate", "violation_rate"))
-    assert "return -   coverage -" in console.figures(REPORT | nothing)[1]
+    assert "return -   coverage -" in console.metric_lines(REPORT | nothing)[1]
 
 
 @pytest.mark.parametrize("width", [80, 200])

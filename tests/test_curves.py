@@ -17,9 +17,9 @@ from jaxqmix.render.curves import (
     CURVES,
     PANELS,
     band,
+    by_settings,
     curve,
     draw_coverage,
-    groups,
     load_runs,
     plot_runs,
     short_names,
@@ -60,7 +60,7 @@ def write_run(folder, seed=0, mixer="qmix", finished=True, height=0.9):
 def test_runs_that_differ_by_the_seed_belong_together(tmp_path):
     folders = [write_run(tmp_path / f"seed-{seed}", seed) for seed in (0, 1, 2)]
     folders.append(write_run(tmp_path / "vdn", mixer="vdn", finished=False))
-    found = groups(load_runs(folders))
+    found = by_settings(load_runs(folders))
     assert {label: len(same) for label, same in found.items()} == {
         "seed-0 to seed-2 (3 seeds)": 3,
         "vdn": 1,
@@ -85,7 +85,7 @@ def test_runs_of_one_name_are_told_apart_by_the_folders_above(tmp_path):
     ]
     runs = load_runs([*folders, folders[0] / ".." / "quick"])
     assert [run.name for run in runs] == ["a/x/quick", "b/x/quick", "b/quick", "vdn"]
-    found = groups(runs)
+    found = by_settings(runs)
     assert [len(same) for same in found.values()] == [1, 2, 1]
     assert list(found)[1] == "b/x/quick to vdn (2 seeds)"
 
@@ -256,5 +256,5 @@ def test_settings_that_a_run_does_not_know_have_their_defaults(tmp_path):
     old, new = write_run(tmp_path / "old"), write_run(tmp_path / "new", seed=1)
     (old / "config.json").write_text('{"preset": "quick"}')
     runs = load_runs([old, new])
-    assert len(groups(runs)) == 1
+    assert len(by_settings(runs)) == 1
     plot_runs(runs, tmp_path / "both.png")

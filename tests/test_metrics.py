@@ -229,7 +229,7 @@ def test_a_run_begun_anew_hides_its_first_attempt(tmp_path):
     """It was killed before its first checkpoint, and resumes at step 0."""
     for loss in (1.0, 2.0):
         board = TensorBoardLogger(tmp_path, CONFIG)
-        board.figures({"training/loss": loss}, 640)
+        board.log({"training/loss": loss}, 640)
         board.close()
     starts = [event for event in events(tmp_path) if event.session_log.status]
     assert [event.step for event in starts] == [1]
@@ -288,7 +288,7 @@ def test_weights_and_biases_hears_the_same(wandb, tmp_path):
     again = WeightsAndBiasesLogger("swarms", run, CONFIG)
     assert wandb.runs[1].settings["id"] == "a1b2"  # a resumed run goes on there
     for env_steps in (320, 640, 960):  # what it had logged before it was killed is not repeated
-        again.figures({"training/loss": 1.0}, env_steps)
+        again.log({"training/loss": 1.0}, env_steps)
     # Of those at 640 some may be missing.
     assert [point["env_steps"] for point in wandb.runs[1].logged] == [640, 960]
 

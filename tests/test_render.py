@@ -90,7 +90,7 @@ def test_trim_drops_the_padding_and_figures_count_drone_steps():
     episode = scene.trim(small_episode())
     assert episode.positions.shape == (STEPS + 1, DRONES, 3)
     assert episode.events.conflict.shape == (STEPS, DRONES)
-    figures = scene.figures(episode)
+    figures = scene.running_metrics(episode)
     assert figures.conflicts.tolist() == [0, 0, 0, 2, 2, 2, 2]
     assert figures.violations.tolist() == [0, 0, 0, 0, 0, 1, 1]
     assert figures.lost.tolist() == [0, 0, 1, 1, 1, 1, 1]

@@ -217,7 +217,7 @@ def test_what_is_shown_fits_80_columns(whole, capsys, monkeypatch):
     report = heard.training[-1]
     wide = {"episodes": 12_345.0, "env_steps": 10_000_000, "env_steps_per_second": 1_234_567.8}
     each = [report["seeds"][0] | wide | {"return": value} for value in (-1.25, -1.5, -1.0)]
-    lines = console.figures(together(each))
+    lines = console.metric_lines(together(each))
     assert max(map(len, lines)) <= 80
     assert "3 x 1,234,568 env steps/s" in lines[0]
     assert "return -1.25 (-1.50 to -1.00)" in lines[1]

@@ -19,7 +19,7 @@ from jaxqmix.checkpoints import load
 from jaxqmix.config import ConfigError, from_dict
 from jaxqmix.hyperparameters import TRACED, bound, stacked, value_of
 from jaxqmix.metrics import runs_in
-from jaxqmix.render.curves import groups, load_runs
+from jaxqmix.render.curves import by_settings, load_runs
 from jaxqmix.sweeps import swept_configs, train_sweep
 from jaxqmix.training import make_trainer
 
@@ -126,7 +126,7 @@ def test_a_sweep_leaves_ordinary_runs(whole):
         assert f"{config.learner.gamma:g}" in name
         assert described["runs"][name]["t90"]["mean"] == report["t90"]
         assert (run / "curves.png").is_file() and (run / "replay.gif").is_file()
-    assert list(groups(load_runs([out]))) == [f"{name}/seed-0" for name in NAMES]
+    assert list(by_settings(load_runs([out]))) == [f"{name}/seed-0" for name in NAMES]
     # Worlds differ, and with them what evaluations measure.
     assert reports[0]["return"] != reports[1]["return"]
 

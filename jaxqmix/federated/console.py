@@ -86,13 +86,13 @@ class Console(Callback):
         if self.bar is None:
             self.say(what)
         else:
-            self.bar.doing = what
+            self.bar.activity = what
 
     def on_advance(self, step: int, report: dict[str, Any]) -> None:
         """Moves the bar, and tells of the round."""
         line = described(report)
         assert self.bar is not None
-        self.bar.figures, self.bar.doing = (line,), ""
+        self.bar.lines, self.bar.activity = (line,), ""
         self.bar.update(self.bar.task_ids[0], completed=step)
         if not self.terminal.is_interactive:
             self.say(line)

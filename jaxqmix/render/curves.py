@@ -142,7 +142,7 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def groups(runs: Sequence[Record]) -> dict[str, list[Record]]:
+def by_settings(runs: Sequence[Record]) -> dict[str, list[Record]]:
     """Runs that differ by nothing but the seed, together, under a name."""
     kinds: dict[str, list[Record]] = {}
     for run in runs:
@@ -180,7 +180,7 @@ def plot_runs(
     for row in shape:
         row += ["over time"] * (2 if flown else 0)
     panels = figure.subplot_mosaic(shape)
-    for (label, same), colour in zip(groups(runs).items(), cycle(HUES), strict=False):
+    for (label, same), colour in zip(by_settings(runs).items(), cycle(HUES), strict=False):
         for name, *_ in drawn:
             draw_training(panels[name], same, name, colour)
         if flown:

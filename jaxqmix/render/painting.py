@@ -18,7 +18,7 @@ from jaxqmix.types import DELAYED, LOST, Episode
 LEVELS = 12
 """Shades of building height per kind of ground."""
 GROUNDS = (scene.UNSEEN, scene.SEEN, scene.LOOKED_AT, scene.HIDDEN)
-UNSEEN, SEEN, LOOKED_AT, HIDDEN = (LEVELS * kind for kind in range(4))
+UNSEEN_SHADES, SEEN_SHADES, LOOKED_AT_SHADES, HIDDEN_SHADES = (LEVELS * kind for kind in range(4))
 """First palette index of each kind of ground."""
 INKS = 12
 FIRST_INK = 4 * LEVELS
@@ -34,7 +34,7 @@ NOTHING = 255
 HEADER, FOOTER, MARGIN = 44, 48, 8
 """Pixels above and below the maps, and around them."""
 FIGURES_WIDTH, KEY_WIDTH = 400, 484
-"""Pixels that the line of figures and the key are wide at most."""
+"""Pixels that the line of metrics and the key are wide at most."""
 DISC, BADGE = 7, 4
 """Radii in pixels of a drone and of the badge that tells of its link."""
 RECENT = 12
@@ -89,7 +89,7 @@ class Panel:
         from PIL import Image, ImageDraw
 
         self.episode, self.title = episode, title
-        self.figures = scene.figures(episode)
+        self.metrics = scene.running_metrics(episode)
         self.length = int(episode.length)
         self.cell = max(1, side // max(episode.heights.shape))
         self.scale = self.cell / cell_size
@@ -138,8 +138,8 @@ class Panel:
 
     def _ground(self, step: int) -> np.ndarray:
         seen_at = self.episode.seen_at
-        kind = np.where(self.episode.coverable, UNSEEN, HIDDEN).astype(np.uint8)
-        kind[(seen_at >= 0) & (seen_at <= step)] = SEEN
+        kind = np.where(self.episode.coverable, UNSEEN_SHADES, HIDDEN_SHADES).astype(np.uint8)
+        kind[(seen_at >= 0) & (seen_at <= step)] = SEEN_SHADES
         cells = self.level + kind
         frame = np.repeat(np.repeat(cells, self.cell, axis=0), self.cell, axis=1)
         frame[self.hatch] = GREY + 3
@@ -152,8 +152,12 @@ class Panel:
             ]
             top, left = max(0, y - reach) - y, max(0, x - reach) - x
             down, right = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
-            lit = (down**2 + right**2 <= radius**2) & (part >= SEEN) & (part < LOOKED_AT)
-            part[lit] += LOOKED_AT - SEEN
+            lit = (
+                (down**2 + right**2 <= radius**2)
+                & (part >= SEEN_SHADES)
+                & (part < LOOKED_AT_SHADES)
+            )
+            part[lit] += LOOKED_AT_SHADES - SEEN_SHADES
         return frame
 
     def _extend_trails(self, step: int) -> None:
@@ -242,7 +246,7 @@ class Sheet:
             words = f"{panel.title} · " if panel.title else ""
             end = write(part, 0, 3, f"{words}step {now} of {panel.length}", 16)
             _write_right(part, 6, scene.wind_words(panel.episode.wind), 12, end + 8)
-            write(part, 0, 23, panel.figures.caption(now), 13, INK - 3)
+            write(part, 0, 23, panel.metrics.caption(now), 13, INK - 3)
             rows, columns = panel.map
             start = (wide - columns) // 2
             part[HEADER : HEADER + rows, start : start + columns] = panel.paint(now)
@@ -285,11 +289,11 @@ def _write_key(strip: np.ndarray, panels: list[Panel]) -> None:
             pen.arc([x - 6, y - 6, x + 6, y + 6], angle, angle + 36, fill=NO_FLY, width=2)
 
     x, y = 0, 4
-    x = entry(x, y, "seen", swatch(SEEN))
-    x = entry(x, y, "not seen", swatch(UNSEEN))
-    x = entry(x, y, "in sight", swatch(LOOKED_AT))
+    x = entry(x, y, "seen", swatch(SEEN_SHADES))
+    x = entry(x, y, "not seen", swatch(UNSEEN_SHADES))
+    x = entry(x, y, "in sight", swatch(LOOKED_AT_SHADES))
     if any(panel.hatch.any() for panel in panels):
-        x = entry(x, y, "cannot be seen", swatch(HIDDEN, hatch=True))
+        x = entry(x, y, "cannot be seen", swatch(HIDDEN_SHADES, hatch=True))
     if any(len(panel.episode.no_fly) for panel in panels):
         entry(x, y, "no-fly zone", zone)
     x, y = 0, 24

@@ -1,4 +1,4 @@
-"""What every picture needs of an episode: its trimmed arrays, its figures and its colours."""
+"""What every picture needs of an episode: its trimmed arrays, its metrics and its colours."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def trim(episode: Episode) -> Episode:
 
 
 @dataclass(frozen=True)
-class Figures:
+class RunningMetrics:
     """What has happened by each step, [T + 1]; counts are drone steps, since the start."""
 
     coverage: Array  # 0 to 1
@@ -108,7 +108,7 @@ class Figures:
     lost: np.ndarray  # commands that did not arrive
 
     def caption(self, step: int) -> str:
-        """The figures after `step` steps, in one line."""
+        """The metrics after `step` steps, in one line."""
         counts = (
             (self.conflicts[step], "conflict"),
             (self.building_hits[step], "building hit"),
@@ -118,14 +118,14 @@ class Figures:
         return " · ".join([f"coverage {100 * self.coverage[step]:.1f} %", *words])
 
 
-def figures(episode: Episode) -> Figures:
-    """The running figures of a trimmed episode."""
+def running_metrics(episode: Episode) -> RunningMetrics:
+    """The running metrics of a trimmed episode."""
 
     def running(flags: Array) -> np.ndarray:
         return np.concatenate([[0], np.cumsum(flags.sum(axis=1))])
 
     events = episode.events
-    return Figures(
+    return RunningMetrics(
         coverage=episode.coverage,
         conflicts=running(events.conflict),
         building_hits=running(events.building_hit),

@@ -149,12 +149,12 @@ def draw_marks(axes: Axes, episode: Episode) -> None:
 
 
 def draw_caption(axes: Axes, episode: Episode, title: str) -> None:
-    """Writes the title, the final figures and the wind above the map."""
+    """Writes the title, the final metrics and the wind above the map."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.transforms import Affine2D, ScaledTranslation
 
     length = int(episode.length)
-    caption = f"{scene.figures(episode).caption(length)} · {length} steps"
+    caption = f"{scene.running_metrics(episode).caption(length)} · {length} steps"
     axes.set_title(title or " ", loc="left", fontsize=12, weight="bold", pad=21, parse_math=False)
     axes.text(0, 1.0, caption + "\n", transform=axes.transAxes, fontsize=8.5, color="#444444")
     # Points to the right of and above the corner of the map.

@@ -1,0 +1,139 @@
+"""Our learner in JaxMARL's world, against its own QMIX, VDN and PQN-VDN, at equal env steps.
+
+Its scripts run from a checkout given by path with their own configurations (TOTAL_TIMESTEPS apart),
+and report the mean return of greedy episodes; ours are trained by the package's training loop in
+the same world and fly as many episodes. All seeds of ours are side by side in one program, and
+compilation is left out of every speed. Saves after every learner; those that the file holds are
+skipped.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from common import RESULTS, parse, parser, save, show
+from rival_jaxmarl import load_script
+
+from jaxqmix.adapters.jaxmarl import JaxMarlWorld
+from jaxqmix.compilation import compile_ahead, enable_cache
+from jaxqmix.config import EnvConfig, LearnerConfig, RunConfig, TrainingConfig
+from jaxqmix.evaluation import evaluator, t_interval
+from jaxqmix.training import in_world, make_trainer
+
+WORLD = "MPE_simple_spread_v3"
+THEIRS = {"qmix_rnn": "ql_rnn_mpe", "vdn_rnn": "ql_rnn_mpe", "pqn_vdn_rnn": "pqn_vdn_rnn_mpe"}
+"""Its scripts, and their configurations."""
+OURS = ("qmix", "vdn")
+EPISODES = 512
+RETURN = "returned_episode_returns"
+"""Its name of the metric."""
+
+
+def their_seed(checkout: Path, algorithm: str, env_steps: int) -> Callable[[int], tuple]:
+    """Its training as a function of a seed: the greedy return, and env steps/s."""
+    from omegaconf import OmegaConf
+
+    script = load_script(checkout, algorithm)
+    folder = checkout / "baselines" / "QLearning" / "config" / "alg"
+    settings = OmegaConf.to_container(OmegaConf.load(folder / f"{THEIRS[algorithm]}.yaml"))
+    settings |= {"TOTAL_TIMESTEPS": env_steps, "TOTAL_TIMESTEPS_DECAY": env_steps}
+    settings |= {"WANDB_MODE": "disabled", "ALG_NAME": algorithm, "TEST_NUM_ENVS": EPISODES}
+    env, _ = script.env_from_config(copy.deepcopy(settings))
+    program = jax.jit(script.make_train(settings, env)).lower(jax.random.PRNGKey(0)).compile()
+
+    def train(seed: int) -> tuple[float, float]:
+        started = time.perf_counter()
+        left = jax.block_until_ready(program(jax.random.PRNGKey(seed)))["runner_state"]
+        seconds = time.perf_counter() - started
+        tested = [part for part in left if isinstance(part, dict) and RETURN in part]
+        return float(np.mean(tested[0][RETURN])), env_steps / seconds
+
+    return train
+
+
+def settings_of_ours(mixer: str, env_steps: int) -> RunConfig:
+    """What our runs have in that world, found on seeds that are not judged."""
+    return RunConfig(
+        env=EnvConfig(drones=3, neighbours=2, horizon=26),
+        learner=LearnerConfig(
+            mixer=mixer, gamma=0.9, trace=0.3, reward_scale=0.004, learning_rate=3e-3, epochs=2
+        ),
+        training=TrainingConfig(
+            swarms=32, rollout=26, env_steps=env_steps, epsilon_decay_steps=env_steps // 10
+        ),
+    )
+
+
+def our_seeds(mixer: str, env_steps: int, seeds: list[int], world: JaxMarlWorld) -> dict[str, Any]:
+    """Greedy returns of all seeds, and env steps/s over all of them."""
+    config = in_world(settings_of_ours(mixer, env_steps), world)
+    trainer = make_trainer(config, len(seeds), world)
+    shape = jax.ShapeDtypeStruct((), np.int32)
+    programs, _ = compile_ahead({"train": (trainer.iterate, (trainer.state_shapes, shape))})
+    state = trainer.init(seeds)
+    started = time.perf_counter()
+    state, _ = jax.block_until_ready(programs["train"](state, np.int32(config.iterations)))
+    seconds = time.perf_counter() - started
+    fly = evaluator(world, trainer.policy, EPISODES, seeds=len(seeds))
+    metrics, _ = fly(state.learner.ema["agent"], 0, EPISODES)
+    return {
+        "returns": metrics["return"].mean(axis=0).tolist(),
+        "env_steps_per_second": len(seeds) * config.budget / seconds,
+    }
+
+
+def main() -> None:
+    """Trains, shows and saves."""
+    line = parser(__doc__)
+    line.add_argument("--jaxmarl", type=Path, required=True, help="a checkout of JaxMARL")
+    line.add_argument("--env-steps", type=int, default=1_000_000)
+    line.add_argument("--seeds", type=int, default=5)
+    line.add_argument("--first", type=int, default=0, help="seed")
+    arguments = parse(line)
+    enable_cache()
+    from jaxmarl import make
+
+    seeds = list(range(arguments.first, arguments.first + arguments.seeds))
+    path = (arguments.out or RESULTS) / "jaxmarl_returns.json"
+    rows = json.loads(path.read_text())["results"] if path.exists() else []
+    known = {(row["learner"], row["env_steps"]) for row in rows}
+
+    def note(learner: str, returns: list[float], speed: float) -> None:
+        mean, half = t_interval(returns)
+        rows.append(
+            {"world": WORLD, "learner": learner, "env_steps": arguments.env_steps, "seeds": seeds}
+            | {"returns": returns, "return": mean, "return_ci95": [mean - half, mean + half]}
+            | {"env_steps_per_second": speed}
+        )
+        save("jaxmarl_returns", rows, arguments.out)
+
+    for mixer in OURS:
+        if (f"jaxqmix {mixer}", arguments.env_steps) not in known:
+            world = JaxMarlWorld(make(WORLD))
+            found = our_seeds(mixer, arguments.env_steps, seeds, world)
+            note(f"jaxqmix {mixer}", found["returns"], found["env_steps_per_second"])
+    for algorithm in THEIRS:
+        if (f"JaxMARL {algorithm}", arguments.env_steps) not in known:
+            train = their_seed(arguments.jaxmarl, algorithm, arguments.env_steps)
+            returns, speeds = zip(*map(train, seeds), strict=True)
+            note(f"JaxMARL {algorithm}", list(returns), float(np.median(speeds)))
+    show(
+        f"{WORLD}, {arguments.env_steps:,} env steps, {EPISODES} greedy episodes each",
+        ("learner", "return", "95 %", "env steps/s"),
+        [
+            (row["learner"], row["return"], "{:.1f} to {:.1f}".format(*row["return_ci95"]),
+             row["env_steps_per_second"])
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
