@@ -63,7 +63,7 @@ def settings_of_ours(mixer: str, env_steps: int) -> RunConfig:
     return RunConfig(
         env=EnvConfig(drones=3, neighbours=2, horizon=26),
         learner=LearnerConfig(
-            mixer=mixer, gamma=0.9, trace=0.3, reward_scale=0.004, learning_rate=3e-3, epochs=2
+            mixer=mixer, gamma=0.9, trace=0.7, reward_scale=0.004, learning_rate=3e-3, epochs=2
         ),
         training=TrainingConfig(
             swarms=32, rollout=26, env_steps=env_steps, epsilon_decay_steps=env_steps // 10
