@@ -59,7 +59,7 @@ def their_seed(checkout: Path, algorithm: str, env_steps: int) -> Callable[[int]
 
 
 def settings_of_ours(mixer: str, env_steps: int) -> RunConfig:
-    """What our runs have in that world, found on seeds that are not judged."""
+    """What our runs have in that world, found on seed 0, which is not judged."""
     return RunConfig(
         env=EnvConfig(drones=3, neighbours=2, horizon=26),
         learner=LearnerConfig(
@@ -95,7 +95,7 @@ def main() -> None:
     line.add_argument("--jaxmarl", type=Path, required=True, help="a checkout of JaxMARL")
     line.add_argument("--env-steps", type=int, default=1_000_000)
     line.add_argument("--seeds", type=int, default=5)
-    line.add_argument("--first", type=int, default=0, help="seed")
+    line.add_argument("--first", type=int, default=1, help="seed; 0 was tuned on")
     arguments = parse(line)
     enable_cache()
     from jaxmarl import make
