@@ -252,6 +252,20 @@ def test_commands_end_in_one_line(monkeypatch, capsys, error, code, words):
     assert ended(monkeypatch, capsys, error) == (code, words)
 
 
+def test_ctrl_c_once_more_while_leaving_does_no_harm(monkeypatch, capsys):
+    """The first one is being answered: another would end that in a traceback."""
+    heard = []
+    monkeypatch.setattr(cli.signal, "signal", lambda *given: heard.append(given))
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", stop)
+    with pytest.raises(SystemExit):
+        cli.main(["train"])
+    assert heard == [(signal.SIGINT, signal.SIG_IGN)]
+
+
 def test_a_backend_that_is_not_there_gets_one_line(monkeypatch):
     def missing():
         raise AssertionError
