@@ -57,7 +57,13 @@ def run(words: list[str], processes: int) -> dict:
         )
         for number in range(processes)
     ]
-    said = [process.communicate(timeout=1800)[0] for process in begun]
+    try:
+        said = [process.communicate(timeout=1800)[0] for process in begun]
+    finally:
+        for process in begun:
+            process.kill()
+    if any(process.returncode for process in begun):
+        sys.exit(f"devices.py: a process of {' '.join(words)} failed")
     return json.loads(said[0].splitlines()[-1])
 
 
@@ -88,7 +94,7 @@ def main() -> None:
     alone = rows[0]["env_steps_per_second"]
     show(
         f"Training {arguments.preset}, {arguments.swarms} swarms on each device",
-        ("devices", "processes", "swarms", "env steps/s", "of one device's"),
+        ("devices", "processes", "swarms", "env steps/s", "of the first's"),
         [
             (r["devices"], r["processes"], r["swarms"], r["env_steps_per_second"],
              f"{r['env_steps_per_second'] / alone:.2f}")

@@ -28,7 +28,7 @@ from jaxqmix.evaluation import evaluator, t_interval
 from jaxqmix.training import in_world, make_trainer
 
 WORLD = "MPE_simple_spread_v3"
-THEIRS = {"qmix_rnn": "ql_rnn_mpe", "vdn_rnn": "ql_rnn_mpe", "pqn_vdn_rnn": "pqn_vdn_rnn_mpe"}
+THEIRS = {"qmix": "ql_rnn_mpe", "vdn": "ql_rnn_mpe", "pqn_vdn": "pqn_vdn_rnn_mpe"}
 """Its scripts, and their configurations."""
 OURS = ("qmix", "vdn")
 EPISODES = 512
@@ -103,7 +103,8 @@ def main() -> None:
     seeds = list(range(arguments.first, arguments.first + arguments.seeds))
     path = (arguments.out or RESULTS) / "jaxmarl_returns.json"
     rows = json.loads(path.read_text())["results"] if path.exists() else []
-    known = {(row["learner"], row["env_steps"]) for row in rows}
+    known = {(row["learner"], row["env_steps"], tuple(row["seeds"])) for row in rows}
+    asked = arguments.env_steps, tuple(seeds)
 
     def note(learner: str, returns: list[float], speed: float) -> None:
         mean, half = t_interval(returns)
@@ -115,12 +116,12 @@ def main() -> None:
         save("jaxmarl_returns", rows, arguments.out)
 
     for mixer in OURS:
-        if (f"jaxqmix {mixer}", arguments.env_steps) not in known:
+        if (f"jaxqmix {mixer}", *asked) not in known:
             world = JaxMarlWorld(make(WORLD))
             found = our_seeds(mixer, arguments.env_steps, seeds, world)
             note(f"jaxqmix {mixer}", found["returns"], found["env_steps_per_second"])
     for algorithm in THEIRS:
-        if (f"JaxMARL {algorithm}", arguments.env_steps) not in known:
+        if (f"JaxMARL {algorithm}", *asked) not in known:
             train = their_seed(arguments.jaxmarl, algorithm, arguments.env_steps)
             returns, speeds = zip(*map(train, seeds), strict=True)
             note(f"JaxMARL {algorithm}", list(returns), float(np.median(speeds)))

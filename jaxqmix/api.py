@@ -28,6 +28,7 @@ from jaxqmix.evaluation import (
 )
 from jaxqmix.loading import LoadedPolicy, as_loaded_policy, require_config, shown
 from jaxqmix.maps import CityMap
+from jaxqmix.processes import is_first
 from jaxqmix.rollout import fly_episodes
 from jaxqmix.runner import Callback
 from jaxqmix.types import EnvParams, Episode, Policy
@@ -298,7 +299,8 @@ def train(
         swept_configs(config, sweep)
     if callback is None:
         several = console.run_words(config.training.seed, seeds, sweep)
-        callback = Callback() if quiet else console.callback(Path(out), several)
+        silent = quiet or not is_first()
+        callback = Callback() if silent else console.callback(Path(out), several)
     if seeds is None and sweep is None:
         return runner.train(config, out, resume, callback, wandb, env)
     require(wandb is None, "wandb", wandb, "with seeds or a sweep, runs log to TensorBoard")

@@ -59,9 +59,11 @@ def find_place(
     coordinator: str | None = None,
     processes: str | int | None = None,
     process: str | int | None = None,
+    *,
     environment: Mapping[str, str] = os.environ,
 ) -> Place | None:
-    """Which process this one is, by flags, by JAX's variables, or by SLURM's; None: the only one.
+    """Which process this one is, by flags or by JAX's variables; None: the only one. With the
+    coordinator `slurm`, srun says it.
 
     Raises:
       ConfigError: when only a part is said, or what is said does not fit.
@@ -72,10 +74,11 @@ def find_place(
         for (_, flag), variable in zip(flags, VARIABLES, strict=True)
     ]
     if all(value is None for value in given):
-        tasks = environment.get(SLURM[0], "")
-        if not (tasks.isdecimal() and int(tasks) > 1 and all(map(environment.get, SLURM))):
-            return None
-        return Place(None, int(tasks), int(environment[SLURM[1]]))
+        return None
+    if given[0] == "slurm":
+        told = [environment.get(name, "") for name in SLURM]
+        require(all(told), "coordinator", "slurm", f"srun sets {', '.join(SLURM)}: begin it so")
+        return Place(None, int(told[0]), int(told[1])) if int(told[0]) > 1 else None
     for (name, _), variable, value in zip(flags, VARIABLES, given, strict=True):
         require(value is not None, name, value, f"give all of --coordinator, --processes and "
                 f"--process, or {variable}")  # fmt: skip
@@ -127,10 +130,14 @@ def swept_values(words: Sequence[str]) -> dict[str, list[float | tuple[float, fl
         name, _, listed = word.partition("=")
         values = [value.split(":") for value in listed.split(",")]
         numbers = all(len(ends) <= 2 and all(map(is_number, ends)) for ends in values)
-        allowed = "give SETTING=VALUE,VALUE, as in learner.gamma=0.95,0.97; a range is LOW:HIGH"
-        require(bool(name) and numbers, "sweep", word, allowed)
+        allowed = "give SETTING=NUMBER,NUMBER, as in learner.gamma=0.95,0.97; a range is LOW:HIGH"
+        require(bool(name and listed), "sweep", word, allowed)
         name = name.removeprefix("--").replace("-", "_")
+        known = setting_names(RunConfig())
+        hint = f"did you mean {meant(name)}?" if meant(name) else "there is no such setting"
+        require(name in known, "sweep", word, hint)
         require(name not in found, "sweep", word, f"{name} is named twice")
+        require(numbers, "sweep", word, allowed)
         found[name] = [
             float(ends[0]) if len(ends) == 1 else (float(ends[0]), float(ends[1]))
             for ends in values

@@ -13,8 +13,9 @@ import re
 import shutil
 import signal
 import sys
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,9 +90,9 @@ class Train:
     seeds: Annotated[int | None, optional("INT", "one run")] = None
     """Train so many seeds from --seed on side by side in one program, each in a folder of its own
     below --out."""
-    coordinator: Annotated[str | None, optional("HOST:PORT", "none")] = None
+    coordinator: Annotated[str | None, optional("HOST:PORT|slurm", "none")] = None
     """Train with other processes, here or on other machines, each begun with the same command:
-    where the first of them listens. Or set JAX's variables; srun's are found."""
+    where the first of them listens. Or set JAX's variables; `slurm` asks srun."""
     processes: Annotated[int | None, optional("INT", "one")] = None
     """How many they are."""
     process: Annotated[int | None, optional("INT", "the only one")] = None
@@ -276,13 +277,9 @@ def train_command(arguments: list[str]) -> int:
     if "--deterministic" in arguments:  # Before the devices are looked at.
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
-    address, processes, number = (without_value(arguments, flag)[1] for flag in PLACE_FLAGS)
-    place = find_place(address, processes, number)
-    if place is not None:
-        from jaxqmix.processes import join
-
-        join(place.coordinator, place.count, place.number)
     given_flags = [word.partition("=")[0] for word in arguments]
+    if not everything:
+        join_others(arguments, {"--seeds", "--sweep"} & set(given_flags))
     ending = "-sweep" if "--sweep" in given_flags else "-seeds" if "--seeds" in given_flags else ""
     home = Path("runs") / f"{name or 'quick'}{ending}"
     if described is None:
@@ -307,8 +304,6 @@ def train_command(arguments: list[str]) -> int:
     out = given.out or home
     several = run_words(config.training.seed, given.seeds, sweep)
     shown_by = Console(out, several) if is_first() else Callback()
-    require(place is None or several is None, "processes", place and place.count,
-            "with --seeds and --sweep, one process trains all runs")  # fmt: skip
     if several is None:
         runner.train(config, out, given.resume, shown_by, given.wandb)
         return 0
@@ -320,6 +315,24 @@ def train_command(arguments: list[str]) -> int:
     else:
         seeds.train_seeds(config, out, given.seeds, given.resume, shown_by)
     return 0
+
+
+def join_others(arguments: Sequence[str], several: Collection[str]) -> None:
+    """Joins the other processes of the run, if it has any: before the devices are looked at.
+
+    Raises:
+      ConfigError: where it trains several runs, named by these flags.
+    """
+    place = find_place(*(without_value(arguments, flag)[1] for flag in PLACE_FLAGS))
+    if place is None:
+        return
+    allowed = f"one process trains the runs of {', '.join(several)}"
+    require(not several, "processes", place.count, allowed)
+    from jaxqmix.processes import join
+
+    where = place.coordinator or "where SLURM says"
+    print(f"process {place.number} of {place.count}: joining the others at {where}", flush=True)
+    join(place.coordinator, place.count, place.number)
 
 
 def without_value(arguments: Sequence[str], name: str) -> tuple[list[str], str | None]:
@@ -721,5 +734,7 @@ def leave(code: int) -> NoReturn:
     for the others, and they for it."""
     if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
         sys.stderr.flush()
+        # The first serves the others, which a moment later know why they end too.
+        time.sleep(2 if sys.modules["jax"].process_index() == 0 else 0)
         os._exit(code)
     sys.exit(code)

@@ -405,6 +405,13 @@ class LearnerConfig(Checked):
     """Gradient steps per pass."""
 
 
+LEARNER_NUMBERS = (
+    *("gamma", "trace", "reward_scale", "learning_rate", "learning_rate_end"),
+    *("max_gradient_norm", "average_decay"),
+)
+"""Settings of the learner that decide no shapes: they may be traced."""
+
+
 @documented
 @dataclass(frozen=True)
 class ReplayConfig(Checked):

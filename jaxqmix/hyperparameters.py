@@ -12,18 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxqmix.config import ConfigError, RunConfig, setting_names, shown
+from jaxqmix.config import LEARNER_NUMBERS, ConfigError, RunConfig, setting_names, shown
 from jaxqmix.env.domain import ranges
 
 _SEED = "training.seed"
 TRACED = (
-    "learner.gamma",
-    "learner.trace",
-    "learner.reward_scale",
-    "learner.learning_rate",
-    "learner.learning_rate_end",
-    "learner.max_gradient_norm",
-    "learner.average_decay",
+    *(f"learner.{name}" for name in LEARNER_NUMBERS),
     "training.epsilon_start",
     "training.epsilon_end",
     *(f"domain.{name}" for name in setting_names(RunConfig().domain)),

@@ -8,6 +8,11 @@ that went another way would leave the others waiting.
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import socket
+import time
+import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,7 +21,7 @@ import numpy as np
 
 from jaxqmix.config import ConfigError, refuse
 
-JOIN_SECONDS, SILENT_SECONDS = 120, 30
+JOIN_SECONDS, SILENT_SECONDS = 600, 30
 """How long processes wait for each other at first, and how long one may be silent later."""
 Value = TypeVar("Value")
 
@@ -33,9 +38,17 @@ def join(coordinator: str | None, count: int, number: int) -> None:
       number: which of them this one is, from 0 on.
 
     Raises:
-      ConfigError: when they do not all come, or the port is taken.
+      ConfigError: when the first does not listen, or its port is taken. When others do not come,
+        JAX ends the process.
     """
     jax.config.update("jax_num_cpu_devices", 1)
+    with contextlib.suppress(AttributeError):  # of versions without it
+        # It would take SIGTERM for itself, and a run could not be ended before it trains.
+        jax.config.update("jax_enable_preemption_service", False)
+    if coordinator is not None and number > 0:
+        await_first(coordinator)
+    # While it waits Python hears no signal.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         jax.distributed.initialize(
             coordinator,
@@ -43,11 +56,30 @@ def join(coordinator: str | None, count: int, number: int) -> None:
             None if coordinator is None else number,
             initialization_timeout=JOIN_SECONDS,
             heartbeat_timeout_seconds=SILENT_SECONDS,
-            shutdown_timeout_seconds=SILENT_SECONDS,
         )
     except Exception as error:  # of many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         refuse("coordinator", coordinator, f"the processes did not come together: {reason}")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def await_first(coordinator: str) -> None:
+    """Waits until the first process listens; raises `ConfigError` when it does not.
+
+    JAX itself ends a process that waits in vain with a page of C++.
+    """
+    host, _, port = coordinator.rpartition(":")
+    end = time.monotonic() + JOIN_SECONDS
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                allowed = f"nobody listens there after {JOIN_SECONDS} s: {error.strerror or error}"
+                refuse("coordinator", coordinator, allowed)
+        time.sleep(0.2)
 
 
 def several() -> bool:
@@ -64,7 +96,8 @@ def is_lost_process(error: BaseException) -> bool:
     """Whether an error says that another process does not answer: what joins them raises several
     kinds."""
     words = ("Gloo", "NCCL", "oordination", "eartbeat", "onnection")
-    return isinstance(error, RuntimeError | ValueError) and any(w in str(error) for w in words)
+    foreign = isinstance(error, RuntimeError | ValueError) and not isinstance(error, ConfigError)
+    return foreign and any(word in str(error) for word in words)
 
 
 def fetch(tree: Any) -> Any:
@@ -89,14 +122,14 @@ def all_do(action: Callable[[], Value]) -> Value:
     """Does something in every process; all must do it.
 
     Raises:
-      ConfigError: in every process, when one of them raised one.
+      ConfigError: in the others, when one of them raised something.
     """
     if not several():
         return action()
-    error: ConfigError | None = None
+    error: Exception | None = None
     try:
         result = action()
-    except ConfigError as refused:
+    except Exception as refused:
         error = refused
     failed = agree(error is not None)
     if error is not None:
@@ -104,6 +137,12 @@ def all_do(action: Callable[[], Value]) -> Value:
     if any(failed):
         raise ConfigError(f"process {failed.index(1)} of this run does not begin; it says why")
     return result
+
+
+def require_same(what: str, told: str, allowed: str) -> None:
+    """Raises `ConfigError` in every process where they do not all say the same."""
+    if len(set(agree(zlib.crc32(told.encode()) & 0x7FFFFFFF))) > 1:
+        refuse(what, jax.process_count(), allowed)
 
 
 def by_first(action: Callable[[], Any]) -> None:

@@ -27,7 +27,6 @@ from jaxqmix.config import (
     NotFiniteError,
     RunConfig,
     from_dict,
-    require,
     shown,
     to_dict,
 )
@@ -63,6 +62,7 @@ from jaxqmix.processes import (
     fetch,
     is_first,
     is_lost_process,
+    require_same,
     several,
 )
 from jaxqmix.provenance import Journal
@@ -219,16 +219,21 @@ class Run:
         """
         configs = [in_world(config, env) for config in configs]
         self.config, self.callback = configs[0], callback
+        told = json.dumps([[to_dict(config) for config in configs], list(map(str, folders))])
+        allowed = "each must be begun with the same settings and the same --out"
+        require_same("processes", told, allowed)
         began = time.perf_counter()
         self.trainer: Trainer = make_trainer(self.config, seeds, env, values=stacked(configs))
         self.step, state = 0, None
         if resume:
             self.step, state = all_do(lambda: self.restore(configs, folders))
-            allowed = "every process must read the same checkpoints: is the folder a shared one?"
-            require(len(set(agree(self.step))) == 1, "out", folders[0], allowed)
+            allowed = "they read different checkpoints: is --out a shared folder?"
+            require_same("processes", str(self.step), allowed)
         memory = memory_needed(self.trainer)
+        if several():  # A save gathers the state on every device.
+            memory["checkpoint"] *= self.trainer.mesh.size
         available = device_memory(list(self.trainer.mesh.devices.flat))
-        require_memory(memory, available, self.config, len(configs))
+        all_do(lambda: require_memory(memory, available, self.config, len(configs)))
         shapes = self.trainer.state_shapes
         by_first(lambda: checkpoints.require_space(folders, self.config, shapes))
         callback.on_start(self.config, self.step, memory)
@@ -249,12 +254,14 @@ class Run:
         self._iterate, self._copy = programs["training"], programs["copy"]
         self._evaluate = dataclasses.replace(self._evaluate, fly=programs["evaluation"])
         runs, devices = list(zip(configs, folders, strict=True)), self.trainer.mesh.size
-        if is_first():
-            for config, folder in runs:
-                make_folder(folder, config)
-            self.runs = [RunFolder(*run, self.step, devices, resume, wandb) for run in runs]
-        else:
-            self.runs = [SilentFolder(*run) for run in runs]
+
+        def open_folder(config: RunConfig, folder: Path) -> RunFolder:
+            if not is_first():
+                return SilentFolder(config, folder)
+            make_folder(folder, config)
+            return RunFolder(config, folder, self.step, devices, resume, wandb)
+
+        self.runs = all_do(lambda: [open_folder(*run) for run in runs])
         self.journals = [
             Journal(folder / JOURNAL, self.env_steps, began, len(folders))
             for folder in (folders if is_first() else ())
@@ -308,6 +315,7 @@ class Run:
             self._end("failed")
             raise
         self._end("finished" if finished else "stopped")
+        agree(0)  # The others wait until the first has written all.
         if finished:
             self.callback.on_finish()
         else:
@@ -321,8 +329,9 @@ class Run:
     def _loop(self, asked: Callable[[], bool]) -> bool:
         """Trains until the budget is used up or the user asks to stop; whether it came to the end.
 
-        A GPU never waits for reports: the next iterations are sent before the last ones' are
-        written. Evaluations and saves need the state, and come before the next iterations.
+        A GPU never waits for reports, unless several processes agree first: the next iterations
+        are sent before the last ones' are written. Evaluations and saves need the state, and come
+        before the next iterations.
         """
         config = self.config
         every_report = report_interval(config)
@@ -549,7 +558,7 @@ def train(
       ConfigError: on an output folder in use, or a checkpoint that does not fit.
     """
     if wandb is not None:
-        import_wandb(wandb)
+        by_first(lambda: import_wandb(wandb))
     folder = local_path("out", out)
     given = Path(out).expanduser()  # An error names it as it was given.
     by_first(lambda: check_folder(given, resume))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from jaxqmix.env.base import Environment
 from jaxqmix.evaluation import t_interval
 from jaxqmix.folders import LEFT, Report, check_folder, write_json
 from jaxqmix.metrics import SETTINGS, local_path, runs_in
+from jaxqmix.processes import several
 from jaxqmix.runner import Callback, Run, begin, restore
 from jaxqmix.training import TrainState, make_trainer
 
@@ -55,6 +57,7 @@ def train_seeds(
     Raises:
       ConfigError: on an output folder in use, or that holds other seeds.
     """
+    require_one_process()
     folder = local_path("out", out)
     configs = seed_configs(config, seeds)
     names = [f"seed-{each.training.seed}" for each in configs]
@@ -62,6 +65,12 @@ def train_seeds(
     check_folders(given, [given / name for name in names], resume)  # Errors name it as given.
     run = partial(SideBySide, configs, folders, seeds=seeds, env=env)
     return begin(run, folders, resume, callback or Callback())
+
+
+def require_one_process() -> None:
+    """Raises `ConfigError` in one of several processes."""
+    allowed = "one process trains runs side by side"
+    require(not several(), "processes", jax.process_count(), allowed)
 
 
 def seed_configs(config: RunConfig, seeds: int) -> list[RunConfig]:
@@ -158,16 +167,17 @@ def common_step(folders: Sequence[Path], until: int | None = None) -> int:
     shared = [step for step in set.intersection(*saved) if until is None or step <= until]
     if not shared:
         each = zip(folders, saved, strict=True)
-        newest = ", ".join(f"{f.name} {max(s, default=0)}" for f, s in each)
+        above = Path(os.path.commonpath(folders))
+        newest = ", ".join(f"{f.relative_to(above)} {max(s, default=0)}" for f, s in each)
         raise ConfigError(
-            f"out = {folders[0].parent} is not allowed: its runs have no checkpoint of a common "
-            f"iteration (newest: {newest}); resume them one by one, without --seeds"
+            f"out = {above} is not allowed: its runs have no checkpoint of a common iteration "
+            f"(newest: {newest}); resume them one by one"
         )
     for folder, steps in zip(folders, saved, strict=True):
         if max(steps) > max(shared):
             warnings.warn(
                 f"{folder} goes back from iteration {max(steps)} to {max(shared)}, the newest of "
-                "which every seed has a checkpoint",
+                "which every run has a checkpoint",
                 stacklevel=2,
             )
     return max(shared)

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxqmix.config import RunConfig, refuse, require, shown
+from jaxqmix.config import RunConfig, refuse, require, setting_names, shown
 from jaxqmix.env.base import Environment
 from jaxqmix.folders import LEFT, Report, check_folder, write_json
 from jaxqmix.hyperparameters import TRACED, differing, value_of
 from jaxqmix.metrics import SETTINGS, SWEEP, local_path, runs_in
 from jaxqmix.runner import Callback, begin
-from jaxqmix.seeds import MOST, SideBySide, seed_configs, summary
+from jaxqmix.seeds import MOST, SideBySide, require_one_process, seed_configs, summary
 
 Sweep = Mapping[str, Sequence[Any]]
 """Values by the name of a setting, such as `{"learner.gamma": [0.95, 0.97]}`; a range as a pair."""
@@ -50,6 +50,7 @@ def train_sweep(
       ConfigError: on a setting that decides the program, a value that is not allowed, an output
         folder in use, or one that holds another sweep.
     """
+    require_one_process()
     folder = local_path("out", out)
     in_own_world = env is not None and any(name.startswith("domain.") for name in sweep)
     require(not in_own_world, "sweep", ", ".join(sweep), "a world that is given has its own domain")
@@ -78,10 +79,10 @@ def swept_configs(config: RunConfig, sweep: Sweep) -> dict[str, RunConfig]:
     for name, values in zip(names, sweep.values(), strict=True):
         several = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
         require(several, f"sweep.{name}", shown(values), "must be a list of values")
-        config.replace(**{name: values[0]})  # raises when there is no such setting
-        if name not in TRACED:
+        if name in setting_names(config) and name not in TRACED:
             allowed = f"it decides the program; sweep {', '.join(TRACED)}"
             refuse("sweep", name, allowed)
+        config.replace(**{name: values[0]})  # raises when there is no such setting
     found: dict[str, RunConfig] = {}
     for values in itertools.product(*sweep.values()):
         one = config.replace(**dict(zip(names, values, strict=True)))
@@ -94,7 +95,13 @@ def _words(config: RunConfig, name: str) -> str:
     """A setting and its value, for the name of a folder."""
     value = value_of(config, name)
     numbers = value if isinstance(value, tuple) else (value,)
-    return "-".join([name.split(".")[-1], *(f"{number:g}" for number in dict.fromkeys(numbers))])
+    return "-".join([name.split(".")[-1], *map(_number, dict.fromkeys(numbers))])
+
+
+def _number(value: float) -> str:
+    """A number that no other has the words of."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def check_sweep(out: Path, runs: Sequence[Path], resume: bool) -> None:
@@ -125,9 +132,15 @@ class SweptRuns(SideBySide):
         self._configs = configs
         self._names = [folder.parent.name for folder in folders]
         self._out = folders[0].parent.parent
-        if not (self._out / SWEEP).is_file():
+        new = not more.get("resume")
+        if new:
             write_json(self._out / SWEEP, self._described({}))
-        super().__init__(configs, folders, *rest, **more)
+        try:
+            super().__init__(configs, folders, *rest, **more)
+        except BaseException:
+            if new and not any(folder.joinpath(SETTINGS).is_file() for folder in folders):
+                (self._out / SWEEP).unlink()
+            raise
 
     @property
     def out(self) -> Path:

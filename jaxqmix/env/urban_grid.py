@@ -339,7 +339,9 @@ class UrbanGrid(Environment):
 
     def under(self, config: RunConfig) -> UrbanGrid:
         """The same parts over the cities of another config."""
-        return replace(self, config=config.env, domain=config.domain)
+        same = config.env.city == self.config.city
+        cities = self.cities if same else None  # read anew
+        return replace(self, config=config.env, domain=config.domain, cities=cities)
 
     def in_training(self, config: RunConfig) -> UrbanGrid:
         """Episodes end later than the mission."""
@@ -385,14 +387,19 @@ class UrbanGrid(Environment):
           The state (positions [N, 3] in metres, for example), and a timestep with reward 0 and
           the observation: agents [N, D], available actions [N, A], the mixer's state [S].
         """
-        return self.reset_at(key, params, jnp.int32(0))
+        return self._reset(key, params, jnp.int32(0))
 
     @standard_promotion
     def reset_at(
         self, key: jax.Array, params: EnvParams, time: jax.Array
     ) -> tuple[State, Timestep]:
         """As `reset`, with `time` [] int32 steps of the episode gone; past the first, what the
-        start saw is credited to nobody."""
+        start saw is credited to nobody. A world whose `reset` is one's own begins by that."""
+        if type(self).reset is not UrbanGrid.reset:
+            return self.reset(key, params)
+        return self._reset(key, params, time)
+
+    def _reset(self, key: jax.Array, params: EnvParams, time: jax.Array) -> tuple[State, Timestep]:
         city = None
         if self.cities is not None:
             key, city_key = jax.random.split(key)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxqmix.config import LearnerConfig
+from jaxqmix.config import LEARNER_NUMBERS, LearnerConfig
 from jaxqmix.types import Symmetries
 
 Parameters = dict[str, Any]
@@ -72,9 +72,11 @@ class Agent(nnx.Module):
 
 
 def network_settings(config: LearnerConfig) -> LearnerConfig:
-    """The settings that decide the networks, and defaults for the others, which may be traced."""
-    names = ("network", "hidden", "layers", "mixer", "mixing_width")
-    return LearnerConfig(**{name: getattr(config, name) for name in names})
+    """The settings with defaults in the places of those that may be traced: networks do not depend
+    on them, and equal networks share compiled programs."""
+    plain = LearnerConfig()
+    numbers = {name: getattr(plain, name) for name in LEARNER_NUMBERS}
+    return dataclasses.replace(config, **numbers)
 
 
 def hidden_state_size(config: LearnerConfig) -> int:
