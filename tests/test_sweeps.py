@@ -152,9 +152,12 @@ def test_values_of_the_command_line():
     words = ["learner.learning-rate=1e-3,3e-4", "domain.wind-speed=5,0:10"]
     expected = {"learner.learning_rate": [1e-3, 3e-4], "domain.wind_speed": [5.0, (0.0, 10.0)]}
     assert swept_values(words) == expected
-    for wrong in ("learner.gamma", "learner.gamma=", "learner.gamma=x", "=1", "a=1:2:3", "a=1,"):
-        with pytest.raises(ConfigError, match=r"sweep = .* give SETTING=VALUE,VALUE"):
+    gamma = "learner.gamma"
+    for wrong in (gamma, f"{gamma}=", f"{gamma}=x", "=1", f"{gamma}=1:2:3", f"{gamma}=1,"):
+        with pytest.raises(ConfigError, match=r"sweep = .* give SETTING=NUMBER,NUMBER"):
             swept_values([wrong])
+    with pytest.raises(ConfigError, match=r"lr=1e-3 .*did you mean --learner.learning-rate\?"):
+        swept_values(["lr=1e-3"])
     with pytest.raises(ConfigError, match="named twice"):
         swept_values(["learner.gamma=1", "--learner.gamma=0.5"])
 
@@ -222,3 +225,7 @@ def test_bound_leaves_the_config_alone():
     assert changed.learner.gamma == np.float32(0.5) and changed.domain == "arrays"
     assert TINY.learner.gamma != 0.5 and from_dict(dataclasses.asdict(TINY)) == TINY
     assert list(swept_configs(TINY, {"learner.gamma": [0.5, 0.5]})) == ["gamma-0.5"]
+    near = swept_configs(TINY, {"learner.gamma": [0.9, 0.90000001]})
+    assert list(near) == ["gamma-0.9", "gamma-0.90000001"]
+    with pytest.raises(ConfigError, match="drones is not allowed: it decides the program"):
+        swept_configs(TINY, {"env.drones": [3.0, 4.0]})
