@@ -247,7 +247,7 @@ def test_clocks_are_spread_over_the_horizon():
     assert (each_device == [0, 5, 10, 15]).all()
     # And the first observations say so, to the agents and to the mixer.
     left, first = 1 - times / TINY.env.horizon, swarms.timestep.observation
-    clock = feature_slices(TINY.env)["clock"].start
+    clock = feature_slices(TINY.env)["mission"].start
     np.testing.assert_allclose(first.agents[..., clock], left[:, None] + 0 * first.agents[..., 0])
     np.testing.assert_allclose(first.state[:, -2], left)
 
@@ -588,7 +588,7 @@ def test_a_run_that_a_board_refuses_leaves_the_folder_as_it_was(existed, tmp_pat
         raise ConfigError("wandb = swarms is not allowed: no API key configured")
 
     monkeypatch.setattr(runner, "import_wandb", lambda _: None)
-    monkeypatch.setattr(runner, "WeightsAndBiasesLogger", refuse)
+    monkeypatch.setattr(folders, "WeightsAndBiasesLogger", refuse)
     run = tmp_path / "run"
     if existed:
         run.mkdir()
