@@ -21,9 +21,9 @@ import numpy as np
 from common import RESULTS, parse, parser, save, show
 from rival_jaxmarl import load_script
 
-from jaxqmix.adapters.jaxmarl import JaxMarlWorld
 from jaxqmix.compilation import compile_ahead, enable_cache
 from jaxqmix.config import EnvConfig, LearnerConfig, RunConfig, TrainingConfig
+from jaxqmix.env.base import Environment
 from jaxqmix.evaluation import evaluator, t_interval
 from jaxqmix.training import in_world, make_trainer
 
@@ -72,7 +72,7 @@ def settings_of_ours(mixer: str, env_steps: int) -> RunConfig:
     )
 
 
-def our_seeds(mixer: str, env_steps: int, seeds: list[int], world: JaxMarlWorld) -> dict[str, Any]:
+def our_seeds(mixer: str, env_steps: int, seeds: list[int], world: Environment) -> dict[str, Any]:
     """Greedy returns of all seeds, and env steps/s over all of them."""
     config = in_world(settings_of_ours(mixer, env_steps), world)
     trainer = make_trainer(config, len(seeds), world)
@@ -100,6 +100,8 @@ def main() -> None:
     arguments = parse(line)
     enable_cache()
     from jaxmarl import make
+
+    from jaxqmix.adapters.jaxmarl import JaxMarlWorld
 
     seeds = list(range(arguments.first, arguments.first + arguments.seeds))
     path = (arguments.out or RESULTS) / "jaxmarl_returns.json"
