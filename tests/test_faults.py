@@ -27,6 +27,7 @@ from jaxqmix import checkpoints, cli, folders, runner
 from jaxqmix.compilation import cache_folder
 from jaxqmix.config import ConfigError, EnvConfig, NotFiniteError
 from jaxqmix.env.urban_grid import UrbanGrid
+from jaxqmix.folders import make_folder
 from jaxqmix.loading import make
 from jaxqmix.locking import LOCK
 from jaxqmix.metrics import MetricsWriter, local_path
@@ -45,7 +46,7 @@ class StandIn:
         (config,), (folder,) = configs, folders
         self.folder, self.callback, self.steps = folder, callback, 0
         StandIn.made = (*StandIn.made, self)
-        folders.make_folder(folder, config)
+        make_folder(folder, config)
 
     def train(self, asked):
         """One line to the callback a step."""
