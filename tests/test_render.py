@@ -149,7 +149,8 @@ def test_a_painted_map_shows_what_is_seen_by_then():
     panel = painting.Panel(episode, "", CELL, side=200)
     assert panel.map == (120, 200)
     first, last = panel.paint(0), panel.paint(STEPS)
-    kinds = {name: getattr(painting, name) for name in ("SEEN", "UNSEEN", "LOOKED_AT", "HIDDEN")}
+    names = ("SEEN", "UNSEEN", "LOOKED_AT", "HIDDEN")
+    kinds = {name: getattr(painting, f"{name}_SHADES") for name in names}
     # Row 6 lies between the drones, far from every footprint; 10 pixels are a cell.
     assert first[65, 5] == last[65, 5] == kinds["SEEN"]
     assert first[65, 35] == kinds["UNSEEN"] and last[65, 35] == kinds["SEEN"]
