@@ -229,14 +229,7 @@ class Run:
             self.step, state = all_do(lambda: self.restore(configs, folders))
             allowed = "they read different checkpoints: is --out a shared folder?"
             require_same("processes", str(self.step), allowed)
-        memory = memory_needed(self.trainer)
-        if several():  # A save gathers the state on every device.
-            memory["checkpoint"] *= self.trainer.mesh.size
-        available = device_memory(list(self.trainer.mesh.devices.flat))
-        all_do(lambda: require_memory(memory, available, self.config, len(configs)))
-        shapes = self.trainer.state_shapes
-        by_first(lambda: checkpoints.require_space(folders, self.config, shapes))
-        callback.on_start(self.config, self.step, memory)
+        callback.on_start(self.config, self.step, self._require_room(folders))
         # The final evaluation flies the same program, batch after batch, and records an episode.
         self._evaluate = evaluator(
             self.trainer.env,
@@ -268,6 +261,16 @@ class Run:
         ]
         self.background = Background()
         self._clock = Clock(self.config.iteration_steps)
+
+    def _require_room(self, folders: Sequence[Path]) -> dict[str, int]:
+        """The memory that the runs take; raises `ConfigError` where that, or the disk, is less."""
+        memory, shapes = memory_needed(self.trainer), self.trainer.state_shapes
+        if several():  # A save gathers the state on every device.
+            memory["checkpoint"] *= self.trainer.mesh.size
+        available = device_memory(list(self.trainer.mesh.devices.flat))
+        all_do(lambda: require_memory(memory, available, self.config, len(folders)))
+        by_first(lambda: checkpoints.require_space(folders, self.config, shapes))
+        return memory
 
     def restore(
         self, configs: Sequence[RunConfig], folders: Sequence[Path]
