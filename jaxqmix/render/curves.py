@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -202,13 +203,18 @@ def plot_runs(
         legend(panels["over time"], loc="best")
     targets = {part: runs[0].settings[place]["coverage_target"]
                for part, place in (("training", "training"), ("mission", "env"))}  # fmt: skip
-    figure.suptitle(headline(runs), fontweight="bold", parse_math=False)
+    # Names of swept values are long: what does not fit would leave the picture at both sides.
+    width = 160 if flown else 100
+    title = textwrap.shorten(headline(runs), width, placeholder=" ...")
+    figure.suptitle(title, fontweight="bold", parse_math=False)
+    handles, labels = panels[drawn[0][0]].get_legend_handles_labels()
     legend(
         figure,
-        *panels[drawn[0][0]].get_legend_handles_labels(),
+        handles,
+        labels,
         title=KEY.format(**{part: min(target, 1.0) for part, target in targets.items()}),
         loc="outside lower center",
-        ncols=4,
+        ncols=min(4, max(1, width // (max(map(len, labels)) + 8))),
     )
     figure.savefig(out, dpi=110)
 
