@@ -65,20 +65,6 @@ def studies(base: FederationConfig) -> dict[str, dict[str, FederationConfig]]:
     """Variants by name, in groups; all of about as many env steps."""
     change = dataclasses.replace
     steps_of_round = base.rounds * base.local_env_steps
-    attacked = {
-        f"{rule}, {attack}": change(
-            base,
-            aggregate=rule,
-            attack=attack,
-            attackers=2,
-            per_round=base.sites,
-            hostile=2,
-            rounds=max(1, base.rounds * base.per_round // base.sites),
-        )
-        for rule in ("fedavg", *ROBUST)
-        for attack in ATTACKS
-        if base.sites >= 7
-    }
     return {
         "main": {
             "fedavg": base,
@@ -91,17 +77,39 @@ def studies(base: FederationConfig) -> dict[str, dict[str, FederationConfig]]:
                 base, local_env_steps=steps, rounds=max(1, steps_of_round // steps)
             )
             for steps in (10_000, 25_000, 50_000, 100_000, 200_000)
+            if steps <= steps_of_round
         },
         "rules": {
             rule: change(base, aggregate=rule)
             for rule in ("fedprox", "fedavgm", "fedadam", "fedasync", *ROBUST)
             if base.per_round >= 5
         },
-        "attacks": attacked,
+        "attacks": attacked(base) if base.sites >= 7 else {},
         "compression": {
             kind: change(base, compression=kind) for kind in ("int8", "top-k", "low-rank")
         },
         "sites": {f"{count} sites": of_sites(base, count) for count in (4, 10, 50)},
+    }
+
+
+def attacked(base: FederationConfig) -> dict[str, FederationConfig]:
+    """Two hostile sites under every rule, and none; all sites fly in all of the rounds.
+
+    Without caps an average takes every finite update as it comes.
+    """
+    everyone = dataclasses.replace(base, per_round=base.sites, hostile=2)
+    rules = {
+        "fedavg without caps": dataclasses.replace(everyone, norm_cap=1e12, weight_cap=1e12)
+    } | {
+        rule: dataclasses.replace(everyone, aggregate=rule)
+        for rule in ("fedavg", "median", "multi-krum", "trimmed-mean", "krum")
+    }
+    return {
+        f"{rule}, {attack or 'no attack'}": dataclasses.replace(
+            federation, attackers=2 if attack else 0, attack=attack or "copy"
+        )
+        for attack in (None, *ATTACKS)
+        for rule, federation in rules.items()
     }
 
 
@@ -121,6 +129,7 @@ def federated(
     # which takes a minute to compile; the rest takes seconds.
     defaults = FederationConfig(sites=2, per_round=2, minimum=1)
     told = ("aggregate", "attack", "attackers", "hostile", "compression", "minimum")
+    told += ("norm_cap", "weight_cap")
     shared = federation.aggregate not in ("fedprox", "fedasync")
     like = dataclasses.replace(federation, **{n: getattr(defaults, n) for n in told if shared})
     fly = flight(config, like, tuple(sites))

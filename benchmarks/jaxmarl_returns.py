@@ -1,10 +1,10 @@
-"""Our learner in JaxMARL's world, against its own QMIX, VDN and PQN-VDN, at equal env steps.
+"""Our learner in JaxMARL's worlds, against its own QMIX, VDN and PQN-VDN, at equal env steps.
 
-Its scripts run from a checkout given by path with their own configurations (TOTAL_TIMESTEPS apart),
-and report the mean return of greedy episodes; ours are trained by the package's training loop in
-the same world and fly as many episodes. All seeds of ours are side by side in one program, and
-compilation is left out of every speed. Saves after every learner; those that the file holds are
-skipped.
+Its scripts run from a checkout given by path with their own configurations (env steps apart, and in
+SMAX the hidden width, made for a GPU), and report the mean return of greedy episodes; ours are
+trained by the package's training loop in the same world and fly as many episodes. All seeds of ours
+are side by side in one program, and compilation is left out of every speed. Saves after every
+learner; those that the file holds are skipped.
 """
 
 from __future__ import annotations
@@ -27,22 +27,46 @@ from jaxqmix.env.base import Environment
 from jaxqmix.evaluation import evaluator, t_interval
 from jaxqmix.training import in_world, make_trainer
 
-WORLD = "MPE_simple_spread_v3"
-THEIRS = {"qmix": "ql_rnn_mpe", "vdn": "ql_rnn_mpe", "pqn_vdn": "pqn_vdn_rnn_mpe"}
-"""Its scripts, and their configurations."""
+SPREAD = "MPE_simple_spread_v3"
+WORLDS = (SPREAD, "3m", "2s3z")
+"""The last are scenarios of SMAX."""
+THEIRS = {"qmix": "ql_rnn", "vdn": "ql_rnn", "pqn_vdn": "pqn_vdn_rnn"}
+"""Its scripts, and the first words of their configurations."""
 OURS = ("qmix", "vdn")
+WIDTH = 64
+"""Hidden width in SMAX, of theirs and ours; its configurations have 512."""
+SMAX = {"see_enemy_actions": True, "walls_cause_death": True, "attack_mode": "closest"}
+"""As its configurations have it."""
 EPISODES = 512
 RETURN = "returned_episode_returns"
 """Its name of the metric."""
 
 
-def their_seed(checkout: Path, algorithm: str, env_steps: int) -> Callable[[int], tuple]:
+def make_world(name: str) -> Environment:
+    """One of its worlds, for our learner."""
+    from jaxmarl import make
+    from jaxmarl.environments.smax import map_name_to_scenario
+
+    from jaxqmix.adapters.jaxmarl import JaxMarlWorld
+
+    if name == SPREAD:
+        return JaxMarlWorld(make(name))
+    return JaxMarlWorld(make("HeuristicEnemySMAX", scenario=map_name_to_scenario(name), **SMAX))
+
+
+def their_seed(
+    checkout: Path, world: str, algorithm: str, env_steps: int
+) -> Callable[[int], tuple]:
     """Its training as a function of a seed: the greedy return, and env steps/s."""
     from omegaconf import OmegaConf
 
     script = load_script(checkout, algorithm)
     folder = checkout / "baselines" / "QLearning" / "config" / "alg"
-    settings = OmegaConf.to_container(OmegaConf.load(folder / f"{THEIRS[algorithm]}.yaml"))
+    kind = "mpe" if world == SPREAD else "smax"
+    path = folder / f"{THEIRS[algorithm]}_{kind}.yaml"
+    settings = OmegaConf.to_container(OmegaConf.load(path))
+    if world != SPREAD:
+        settings |= {"MAP_NAME": world, "HIDDEN_SIZE": WIDTH}
     settings |= {"TOTAL_TIMESTEPS": env_steps, "TOTAL_TIMESTEPS_DECAY": env_steps}
     settings |= {"WANDB_MODE": "disabled", "ALG_NAME": algorithm, "TEST_NUM_ENVS": EPISODES}
     env, _ = script.env_from_config(copy.deepcopy(settings))
@@ -58,8 +82,10 @@ def their_seed(checkout: Path, algorithm: str, env_steps: int) -> Callable[[int]
     return train
 
 
-def settings_of_ours(mixer: str, env_steps: int) -> RunConfig:
-    """What our runs have in that world, found on seed 0, which is not judged."""
+def settings_of_ours(world: str, mixer: str, env_steps: int) -> RunConfig:
+    """What our runs have in a world, found on seed 0, which is not judged."""
+    if world != SPREAD:
+        return settings_in_smax(mixer, env_steps)
     rate, scale = {"qmix": (1e-3, 0.03), "vdn": (3e-3, 0.004)}[mixer]
     return RunConfig(
         env=EnvConfig(drones=3, neighbours=2, horizon=26),
@@ -72,9 +98,23 @@ def settings_of_ours(mixer: str, env_steps: int) -> RunConfig:
     )
 
 
-def our_seeds(mixer: str, env_steps: int, seeds: list[int], world: Environment) -> dict[str, Any]:
+def settings_in_smax(mixer: str, env_steps: int) -> RunConfig:
+    """The same for both scenarios."""
+    return RunConfig(
+        env=EnvConfig(drones=3, neighbours=2, horizon=101),
+        learner=LearnerConfig(
+            mixer=mixer, hidden=WIDTH, gamma=0.99, trace=0.85, reward_scale=1.0,
+            learning_rate=1e-3, epochs=4, minibatches=4,
+        ),
+        training=TrainingConfig(
+            swarms=64, rollout=32, env_steps=env_steps, epsilon_decay_steps=env_steps // 5
+        ),
+    )  # fmt: skip
+
+
+def our_seeds(config: RunConfig, seeds: list[int], world: Environment) -> dict[str, Any]:
     """Greedy returns of all seeds, and env steps/s over all of them."""
-    config = in_world(settings_of_ours(mixer, env_steps), world)
+    config = in_world(config, world)
     trainer = make_trainer(config, len(seeds), world)
     shape = jax.ShapeDtypeStruct((), np.int32)
     programs, _ = compile_ahead({"train": (trainer.iterate, (trainer.state_shapes, shape))})
@@ -94,47 +134,47 @@ def main() -> None:
     """Trains, shows and saves."""
     line = parser(__doc__)
     line.add_argument("--jaxmarl", type=Path, required=True, help="a checkout of JaxMARL")
+    line.add_argument("--world", default=SPREAD, choices=WORLDS)
     line.add_argument("--env-steps", type=int, default=1_000_000)
     line.add_argument("--seeds", type=int, default=5)
     line.add_argument("--first", type=int, default=1, help="seed; 0 was tuned on")
     arguments = parse(line)
     enable_cache()
-    from jaxmarl import make
-
-    from jaxqmix.adapters.jaxmarl import JaxMarlWorld
-
+    world = make_world(arguments.world)
     seeds = list(range(arguments.first, arguments.first + arguments.seeds))
     path = (arguments.out or RESULTS) / "jaxmarl_returns.json"
     rows = json.loads(path.read_text())["results"] if path.exists() else []
-    known = {(row["learner"], row["env_steps"], tuple(row["seeds"])) for row in rows}
-    asked = arguments.env_steps, tuple(seeds)
+    told = ("learner", "world", "env_steps", "seeds")
+    known = [[row[name] for name in told] for row in rows]
+    asked = [arguments.world, arguments.env_steps, seeds]
 
     def note(learner: str, returns: list[float], speed: float) -> None:
         mean, half = t_interval(returns)
         rows.append(
-            {"world": WORLD, "learner": learner, "env_steps": arguments.env_steps, "seeds": seeds}
+            dict(zip(told, [learner, *asked], strict=True))
             | {"returns": returns, "return": mean, "return_ci95": [mean - half, mean + half]}
             | {"env_steps_per_second": speed}
         )
         save("jaxmarl_returns", rows, arguments.out)
 
     for mixer in OURS:
-        if (f"jaxqmix {mixer}", *asked) not in known:
-            world = JaxMarlWorld(make(WORLD))
-            found = our_seeds(mixer, arguments.env_steps, seeds, world)
+        if [f"jaxqmix {mixer}", *asked] not in known:
+            config = settings_of_ours(arguments.world, mixer, arguments.env_steps)
+            found = our_seeds(config, seeds, world)
             note(f"jaxqmix {mixer}", found["returns"], found["env_steps_per_second"])
     for algorithm in THEIRS:
-        if (f"JaxMARL {algorithm}", *asked) not in known:
-            train = their_seed(arguments.jaxmarl, algorithm, arguments.env_steps)
+        if [f"JaxMARL {algorithm}", *asked] not in known:
+            train = their_seed(arguments.jaxmarl, arguments.world, algorithm, arguments.env_steps)
             returns, speeds = zip(*map(train, seeds), strict=True)
             note(f"JaxMARL {algorithm}", list(returns), float(np.median(speeds)))
     show(
-        f"{WORLD}, {arguments.env_steps:,} env steps, {EPISODES} greedy episodes each",
+        f"{arguments.world}, {arguments.env_steps:,} env steps, {EPISODES} greedy episodes each",
         ("learner", "return", "95 %", "env steps/s"),
         [
             (row["learner"], row["return"], "{:.1f} to {:.1f}".format(*row["return_ci95"]),
              row["env_steps_per_second"])
             for row in rows
+            if row["world"] == arguments.world
         ],
     )  # fmt: skip
 
