@@ -26,10 +26,22 @@ SECONDS = 400
 """After which processes hang, on a busy machine too."""
 PROGRAM = """
 import sys
-from jaxqmix import cli, compilation
+from jaxqmix import cli, compilation, runner
 compilation._CPU_OPTIONS.update(eval(sys.argv[1]))
+{prelude}
 cli.main(sys.argv[2:])
 """
+STOPPED = """
+import os, signal
+if "1" == os.environ.get("JAXQMIX_TEST_PROCESS"):
+    agree, rounds = runner.agree, iter(range(10**6))
+    def stopping(value):
+        if next(rounds) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return agree(value)
+    runner.agree = stopping
+"""
+"""Ctrl-C in the second process, soon after the beginning."""
 LONG = TINY.replace(**{"training.env_steps": 40 * 2000})
 
 
@@ -46,18 +58,19 @@ def words_of(config, run):
     return ["train", "quick", "--scale", "cpu", *words, "--out", str(run)]
 
 
-def begin(config, run, *more, each=((), ())):
-    """Two processes that train it, each with words of its own."""
+def begin(config, run, *more, each=((), ()), prelude=""):
+    """Two processes that train it, each with words of its own; `prelude` runs in both before."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_NUM_CPU")}
     return [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, repr(quick_options()), *words_of(config, run),
-             "--coordinator", address, "--processes", "2", "--process", str(number), *more,
-             *each[number]],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+            [sys.executable, "-c", PROGRAM.format(prelude=prelude), repr(quick_options()),
+             *words_of(config, run), "--coordinator", address, "--processes", "2",
+             "--process", str(number), *more, *each[number]],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=environment | {"JAXQMIX_TEST_PROCESS": str(number)},
         )
         for number in range(2)
     ]  # fmt: skip
@@ -113,6 +126,19 @@ def test_two_processes_train_as_two_devices_do(trained, tmp_path, monkeypatch):
     assert "checkpoints, metrics, curves.png and replay.gif" in said[0]
     silent = ("Gloo", "joining the others")
     assert all(any(word in line for word in silent) for line in said[1].splitlines())
+
+
+def test_a_run_goes_on_bit_for_bit(trained, tmp_path):
+    """Stopped early and resumed by two processes, it ends as the one that was never stopped."""
+    run = tmp_path / "run"
+    codes, said = ended(begin(TINY, run, prelude=STOPPED))
+    assert codes == [0, 0] and "stopped and saved" in said[0], said
+    assert steps_of(run, "latest")[-1] < TINY.iterations and not steps_of(run, "final")
+    codes, said = ended(begin(TINY, run, "--resume"))
+    assert codes == [0, 0], said
+    for one, two in zip(*(jax.tree.leaves(load(r)[1]) for r in (trained[0], run)), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert timeless(trained[0]) == timeless(run)
 
 
 def test_ctrl_c_in_one_ends_both_with_a_checkpoint(tmp_path):
