@@ -15,9 +15,17 @@ from conftest import compile_quickly
 
 import jaxqmix
 from jaxqmix import checkpoints, cli
-from jaxqmix.config import to_dict
+from jaxqmix.config import ConfigError, to_dict
+from jaxqmix.federated import door, nodes, privacy
 from jaxqmix.federated.config import FederationConfig
-from jaxqmix.federated.nodes import Reply, ServerNode, SiteNode, as_text, from_text
+from jaxqmix.federated.nodes import (
+    Reply,
+    ServerNode,
+    SiteNode,
+    as_text,
+    from_text,
+    write_app,
+)
 from jaxqmix.federated.rounds import make_program
 from jaxqmix.presets import preset
 from jaxqmix.validate import MISSION
@@ -60,11 +68,11 @@ def test_two_nodes_equal_the_simulation(tmp_path):
     for a, b in zip(jax.tree.leaves(state.server.weights), jax.tree.leaves(server.server.weights),
                     strict=True):  # fmt: skip
         np.testing.assert_allclose(a, b, atol=1e-7)
-    nodes = [SiteNode(TINY, TWO, number, tmp_path) for number in range(2)]
+    sites = [SiteNode(TINY, TWO, number, tmp_path) for number in range(2)]
     for rounds in range(2):
         if rounds == 1:  # killed and restarted: it goes on from its file
-            nodes[1] = SiteNode(TINY, TWO, 1, tmp_path)
-        sent = [node.train(server.weights, rounds) for node in nodes]
+            sites[1] = SiteNode(TINY, TWO, 1, tmp_path)
+        sent = [node.train(server.weights, rounds) for node in sites]
         # The second node answers first.
         report = server.aggregate([reply(n, *sent[n]) for n in (1, 0)])
         assert report["admitted"] == ["0", "1"] and report["aggregated"]
@@ -96,6 +104,64 @@ def test_two_nodes_equal_the_simulation(tmp_path):
     (step,) = checkpoints.steps_of(tmp_path / "run", "final")
     about = checkpoints.read_about(tmp_path / "run" / "checkpoints" / "final" / str(step))
     assert step == server.rounds and about["config"]["env"] == to_dict(TINY)["env"]
+
+
+def test_a_site_goes_on_in_its_own_federation_only(tmp_path):
+    """A second federation in the same folder, of these settings or of others, begins anew."""
+    weights = ServerNode(TINY, TWO).weights
+    first = [SiteNode(TINY, TWO, 0, tmp_path).train(weights, rounds) for rounds in range(2)]
+    again = SiteNode(TINY, TWO, 0, tmp_path)
+    for rounds, (arrays, _) in enumerate(first):
+        for name, array in again.train(weights, rounds)[0].items():
+            np.testing.assert_array_equal(array, arrays[name])
+    seeded = TINY.replace(**{"training.seed": 1})
+    other = SiteNode(seeded, TWO, 0, tmp_path).train(weights, 5)[0]
+    anew = SiteNode(seeded, TWO, 0, tmp_path / "new").train(weights, 5)[0]
+    for name, array in other.items():
+        np.testing.assert_array_equal(array, anew[name])
+
+
+@pytest.fixture(name="accountant")
+def known_epsilon(monkeypatch):
+    """Every run spends 2; the real accountant is an extra."""
+    for module in (nodes, privacy):
+        monkeypatch.setattr(module, "epsilon_spent", lambda *_: 2.0)
+
+
+def test_the_noise_of_privacy_is_not_the_seed_s(accountant):
+    """Sites know the seed; two servers of one seed add different noise."""
+    private = dataclasses.replace(TWO, noise=1.0, compression="none")
+    moved = []
+    for _ in range(2):
+        server = ServerNode(TINY, private)
+        message = door.leaves_by_name(server._message)
+        zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in message.items()}
+        before = server.weights
+        report = server.aggregate([Reply(str(n), zeros, 40.0, n) for n in range(2)])
+        moved.append([server.weights[name] - before[name] for name in before])
+    assert report["epsilon"] == 2 and report["aggregated"], report
+    assert all(not np.allclose(a, b) for a, b in zip(*moved, strict=True) if a.size > 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"aggregate": "fedasync"}, "aggregate = fedasync is not allowed"),
+        ({"dropout": 0.3}, "dropout = 0.3 is not allowed"),
+        ({"attackers": 1}, "attackers = 1 is not allowed"),
+        ({"epsilon": 1.0, "noise": 0.5, "compression": "none"}, "epsilon = 1.0 is not allowed"),
+    ],
+)
+def test_what_a_network_cannot_carry_out_is_refused(changes, message, tmp_path, accountant):
+    with pytest.raises(ConfigError, match=message):
+        write_app(tmp_path / "app", TINY, dataclasses.replace(TWO, **changes), tmp_path / "run")
+    assert not (tmp_path / "app").exists()
+
+
+@pytest.mark.parametrize("words", ["--resume", "--personalise 100"])
+def test_an_app_flies_nothing(words, tmp_path):
+    with pytest.raises(ConfigError, match="with --flower nothing is flown here"):
+        cli.run(["federate", "quick", *words.split(), "--flower", str(tmp_path / "app")])
 
 
 def test_only_one_file_imports_flower():

@@ -12,13 +12,15 @@ import pytest
 from conftest import compile_quickly
 
 from jaxqmix.config import ConfigError
+from jaxqmix.env.domain import ranges
 from jaxqmix.federated import local
 from jaxqmix.federated.conditions import attacked, draw_away
 from jaxqmix.federated.config import FederationConfig
 from jaxqmix.federated.local import allot, make_groups, site_config
-from jaxqmix.federated.rounds import make_program
+from jaxqmix.federated.rounds import enough, make_program
 from jaxqmix.federated.sites import find_sites
 from jaxqmix.learner.update import pull_to_anchor
+from jaxqmix.types import replace
 from jaxqmix.validate import MISSION
 
 TINY = dataclasses.replace(MISSION, env=dataclasses.replace(MISSION.env, horizon=10))
@@ -53,6 +55,50 @@ def test_fedprox_pulls_to_where_the_round_began():
     grads, after = pull.update({"w": jnp.array([0.1, 0.2])}, state, {"w": jnp.array([3.0, 2.0])})
     np.testing.assert_allclose(grads["w"], [0.1 + 0.5 * 2.0, 0.2])
     assert after is state
+
+
+def test_a_site_that_diverges_is_turned_away_and_begins_anew(monkeypatch):
+    """Its update shows what happened; the optimiser's NaN moments are not kept."""
+    federation = FederationConfig(sites=2, per_round=2, minimum=1, local_env_steps=80)
+    sites, _ = find_sites(federation, TINY)
+    (group,) = make_groups(TINY, federation, sites)
+    domain = jax.tree.map(lambda leaf: leaf[0], ranges([sites[0].domain]))
+    shapes = jax.eval_shape(lambda: local.begin_site(0, domain, group))
+    state = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
+
+    def diverges(state, *_):
+        def lost(leaf):
+            return leaf * jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+        learned = jax.tree.map(lost, state.learner)
+        return replace(state, learner=learned, key=state.key + 1)
+
+    start = {"agent": jax.tree.map(jnp.zeros_like, state.learner.parameters["agent"])}
+    for iteration, fit in ((diverges, False), (lambda s, *_: replace(s, key=s.key + 1), True)):
+        monkeypatch.setattr(local, "train_iteration", iteration)
+        after, update, _ = local.local_training(
+            state, start, domain, jnp.int32(2), jnp.int32(0), group
+        )
+        assert np.isfinite(update).all() == fit
+        assert local.all_finite(after.learner) and (after.key == state.key + 2).all()
+        assert not any(leaf.any() for leaf in jax.tree.leaves(after.learner.parameters["agent"]))
+
+
+@pytest.mark.parametrize(
+    ("rule", "admitted", "turned_away", "expected"),
+    [
+        ("fedavg", 3, 0, True), ("fedavg", 2, 1, False), ("median", 5, 0, True),
+        ("median", 4, 0, False), ("median", 3, 1, True), ("median", 3, 0, False),
+        ("krum", 6, 0, False), ("krum", 7, 0, True), ("krum", 5, 1, True), ("krum", 3, 2, True),
+    ],
+)  # fmt: skip
+def test_robust_rules_need_enough_for_the_hostile_ones_that_are_left(
+    rule, admitted, turned_away, expected
+):
+    federation = FederationConfig(per_round=7, aggregate=rule, hostile=2)
+    let_in = np.arange(7) < admitted
+    arrived = np.arange(7) < admitted + turned_away
+    assert bool(enough(jnp.array(let_in), jnp.array(arrived), federation)) == expected
 
 
 @pytest.mark.parametrize("pattern", ["random", "periodic", "burst"])

@@ -306,6 +306,12 @@ def test_epsilon_spent():
     privacy.require_budget(FederationConfig(noise=1.1), 10, 5)
 
 
+def test_without_noise_everything_is_spent():
+    privacy.require_budget(FederationConfig(), 10, 5)
+    with pytest.raises(ConfigError, match=r"epsilon = 3.0 is not allowed: 40 rounds spend inf"):
+        privacy.require_budget(FederationConfig(epsilon=3.0), 10, 5)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

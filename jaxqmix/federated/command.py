@@ -81,6 +81,9 @@ def federate_command(arguments: list[str]) -> int:
 def run(given: Federate) -> int:
     """Flies a federation as the command line asks."""
     if given.flower:
+        for setting in ("resume", "personalise"):
+            value = getattr(given, setting)
+            require(not value, setting, value, "with --flower nothing is flown here")
         from jaxqmix.federated.nodes import write_app
 
         out = (given.out or Path("runs") / f"{given.config.preset}-flower").absolute()

@@ -41,7 +41,8 @@ class FederationConfig:
     per_round: int = 5
     """How many of them are chosen for a round."""
     minimum: int = 3
-    """Updates that a round needs; with fewer, the global policy stays as it is."""
+    """Updates that a round needs, robust rules perhaps more (see `hostile`); with fewer, the global
+    policy stays as it is."""
     rounds: int = 40
     """Rounds of local training and aggregation."""
     local_env_steps: int = 50_000
@@ -184,7 +185,7 @@ class FederationConfig:
         return SERVER_RATE.get(self.aggregate, 1.0)
 
 
-def fewest(rule: str, hostile: int) -> int:
+def fewest(rule: str, hostile: Any) -> Any:
     """Updates that a robust rule needs to bear so many hostile ones among them.
 
     Krum: n >= 2f + 3 (Blanchard et al. 2017, proposition 4.2); the others need a majority.

@@ -199,7 +199,8 @@ def local_training(
       group: its group.
 
     Returns:
-      Its state; its update, of the parts in `start`, as one vector [P]; and metrics, float32 []
+      Its state, which begins the round anew where training came to numbers that are not finite;
+      its update, of the parts in `start`, as one vector [P], finite or not; and metrics, float32 []
       each: `iterations`, sums over them of the learner's, and sums over the ended episodes.
     """
     env = group.env(domain)
@@ -216,7 +217,17 @@ def local_training(
     begun = begin_round(state, start, clock, group)
     state, totals = jax.lax.fori_loop(0, work, iteration, (begun, totals))
     reached = {name: state.learner.parameters[name] for name in start}
-    return state, ravel_pytree(reached)[0] - ravel_pytree(start)[0], totals
+    update = ravel_pytree(reached)[0] - ravel_pytree(start)[0]
+    # The optimiser's moments would stay NaN for ever, and every later update with them.
+    fit = all_finite((state.learner, state.swarms.hidden_state))
+    kept = jax.tree.map(lambda after, before: jnp.where(fit, after, before), state, begun)
+    return replace(kept, key=state.key), update, totals
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether all floating-point numbers of a tree are finite, bool []."""
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
 
 
 def ordinary(state: TrainState) -> TrainState:

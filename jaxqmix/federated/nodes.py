@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,10 +37,12 @@ from jaxqmix.federated.local import (
     ordinary,
     shared_parts,
 )
+from jaxqmix.federated.privacy import epsilon_spent, require_budget
 from jaxqmix.federated.rounds import (
     FEDERATION,
     Server,
     begin_server,
+    enough,
     receive,
     site_seeds,
     weights_of,
@@ -67,11 +71,23 @@ def as_arrays(tree: Tree) -> Arrays:
     return {name: np.asarray(leaf) for name, leaf in door.leaves_by_name(tree).items()}
 
 
+def require_real(federation: FederationConfig) -> None:
+    """Raises `ConfigError` on what only a simulation does to its sites, and where privacy costs
+    more than it may: who takes part is no secret here, so that choosing sites saves nothing."""
+    for name in ("attackers", "dropout"):
+        value = getattr(federation, name)
+        require(not value, name, value, "over a network sites do so themselves, or not")
+    rule = federation.aggregate
+    require(rule != "fedasync", "aggregate", rule, "over a network all begin from the newest")
+    require_budget(federation, federation.per_round, federation.per_round)
+
+
 class Shared:
     """What a site and the server agree on."""
 
     def __init__(self, config: RunConfig, federation: FederationConfig):
         """Raises `ConfigError` on settings that do not fit, or that a network cannot carry out."""
+        require_real(federation)
         self.config, self.federation = config, federation
         self.sites: Sequence[Site] = find_sites(federation, config)[0]
         self.groups = make_groups(config, federation, self.sites)
@@ -98,7 +114,8 @@ class Shared:
 class SiteNode(Shared):
     """A site in a process of its own.
 
-    Its state lies in a file, so that it goes on where it was when its process is killed.
+    Its state lies in a file, so that it goes on where it was when its process is killed. The file
+    of other settings, or of later rounds, is another federation's: the site then begins anew.
     """
 
     def __init__(self, config: RunConfig, federation: FederationConfig, number: int, folder: Path):
@@ -112,6 +129,7 @@ class SiteNode(Shared):
         iterations = iterations_of_round(config, federation)
         self._domain = jax.tree.map(lambda leaf: leaf[0], ranges([self.sites[number].domain]))
         self._work = jnp.int32(work)
+        self._settings = hashlib.sha256(as_text(config, federation).encode()).hexdigest()
 
         # What differs between sites is an argument: all find the same program in the cache.
         def train(key: jax.Array, state: Any, residual: Any, start: Tree, rounds: jax.Array,
@@ -139,37 +157,38 @@ class SiteNode(Shared):
         Returns:
           The message's arrays, and metrics with `site` and `env_steps`.
         """
-        state, residual = self._load()
+        state, residual = self._load(rounds)
         key = jax.random.fold_in(jax.random.key(self.config.training.seed), FEDERATION)
         key = jax.random.fold_in(jax.random.fold_in(key, self.number), rounds)
         weights = door.check(start, self.like)
         state, residual, message, metrics = self._train(
             key, state, residual, weights, jnp.int32(rounds), self._domain, self._work
         )
-        self._save((state, residual))
+        self._save((state, residual), rounds)
         told = {name: float(value) for name, value in metrics.items()}
         return as_arrays(message), told | {"site": self.number, "env_steps": self.env_steps}
 
-    def _load(self) -> tuple[Any, Any]:
-        """The site's state and residual, from its file where there is one."""
+    def _load(self, rounds: int) -> tuple[Any, Any]:
+        """The site's state and residual after so many rounds, from its file where it has them."""
         size = sum(leaf.size for leaf in jax.tree.leaves(self.like))
         residual = np.zeros(size, np.float32) if self.codec.feedback else ()
         if not self.file.exists():
             return self._begin(), residual
         like, structure = jax.tree.flatten((jax.eval_shape(self._begin), residual))
         with np.load(self.file) as saved:
-            found = [saved[f"leaf_{place}"] for place in range(len(saved.files))]
-        same = [leaf.shape for leaf in found] == [leaf.shape for leaf in like]
-        require(same, "folder", self.file.parent, "it holds a site of another federation")
+            if str(saved["settings"]) != self._settings or int(saved["rounds"]) >= rounds:
+                return self._begin(), residual
+            found = [saved[f"leaf_{place}"] for place in range(len(like))]
         return jax.tree.unflatten(structure, found)
 
-    def _save(self, both: tuple[Any, Any]) -> None:
-        """Writes the file whole or not at all."""
+    def _save(self, both: tuple[Any, Any], rounds: int) -> None:
+        """Writes the file whole or not at all; `rounds` were over before this one."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_suffix(".part")
         leaves: dict[str, Any] = {
             f"leaf_{n}": np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(both))
         }
+        leaves |= {"settings": np.array(self._settings), "rounds": np.int32(rounds)}
         with part.open("wb") as file:
             np.savez(file, **leaves)
         part.replace(self.file)
@@ -202,6 +221,9 @@ class ServerNode(Shared):
             self.codec.encode, jax.eval_shape(lambda: jax.random.key(0)), self.like
         )
         self._aggregate = jit(self._next)
+        # The noise of privacy is secret: sites know the seed, and would take it off again.
+        seed = secrets.randbits(32) if federation.noise else config.training.seed
+        self._key = jax.random.fold_in(jax.random.key(np.uint32(seed)), FEDERATION + 1)
 
     @property
     def weights(self) -> Arrays:
@@ -225,38 +247,40 @@ class ServerNode(Shared):
         """
         size, refused, messages, weight = self.federation.per_round, {}, [], []
         names: list[str] = []
+        nothing = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._message)
         for reply in sorted(replies, key=lambda reply: (reply.order, reply.node))[:size]:
+            names.append(reply.node)
             try:
                 messages.append(door.check(reply.arrays, self._message))
+                weight.append(reply.env_steps)
             except door.UpdateRefused as error:
                 refused[reply.node] = str(error)
-                continue
-            weight.append(reply.env_steps)
-            names.append(reply.node)
+                messages.append(nothing)
+                weight.append(np.nan)  # which the door turns away
         absent = size - len(messages)
-        nothing = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._message)
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *messages, *[nothing] * absent)
         weights = np.array([*weight, *[0.0] * absent], np.float32)
         arrived = np.arange(size) < len(messages)
-        key = jax.random.fold_in(jax.random.key(self.config.training.seed), FEDERATION + 1)
-        self.server, admitted, said = self._aggregate(
-            jax.random.fold_in(key, self.rounds), self.server, stacked, weights, arrived
-        )
+        key = jax.random.fold_in(self._key, self.rounds)
+        self.server, admitted, said = self._aggregate(key, self.server, stacked, weights, arrived)
         self.rounds += 1
         for place, node in enumerate(names):
             if said.infinite[place]:
                 refused[node] = "its numbers are too large"
             if said.weight[place]:
-                refused[node] = f"it claims {float(weights[place])} env steps"
-        enough = int(admitted.sum()) >= self.federation.minimum
-        return {
+                refused.setdefault(node, f"it claims {float(weights[place])} env steps")
+        use = bool(enough(admitted, jnp.array(arrived), self.federation))
+        report: dict[str, Any] = {
             "round": self.rounds,
             "admitted": [node for node, good in zip(names, admitted, strict=False) if good],
             "refused": refused,
-            "aggregated": enough,
+            "aggregated": use,
             "capped": [n for n, cut in zip(names, said.capped, strict=False) if cut],
             "clipped": [n for n, cut in zip(names, said.clipped, strict=False) if cut],
         }
+        if noise := self.federation.noise:
+            report["epsilon"] = epsilon_spent(self.rounds, size, size, noise, self.federation.delta)
+        return report
 
     def save(self, folder: Path) -> None:
         """Leaves an ordinary run's folder with the global policy."""
@@ -304,7 +328,7 @@ def write_app(folder: Path, config: RunConfig, federation: FederationConfig, out
     Raises:
       ConfigError: on settings that do not fit.
     """
-    find_sites(federation, config)
+    Shared(config, federation)
     folder.mkdir(parents=True, exist_ok=True)
     # A string of JSON is one of TOML.
     words = {"settings": as_text(config, federation), "out": str(out)}

@@ -105,8 +105,8 @@ def epsilon_spent(rounds: int, sites: int, per_round: int, noise: float, delta: 
 
 
 def require_budget(config: FederationConfig, sites: int, per_round: int) -> None:
-    """Raises `ConfigError` when a run would spend more than it may."""
-    if not config.noise:
+    """Raises `ConfigError` when a run would spend more than it may, or cannot tell."""
+    if not config.noise and config.epsilon is None:
         return
     spent = epsilon_spent(config.rounds, sites, per_round, config.noise, config.delta)
     if config.epsilon is not None and spent > config.epsilon:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,13 +27,14 @@ from jaxqmix.federated.aggregate import (
     Aggregator,
     Moments,
     Tree,
+    by_site,
     make_aggregator,
     mix_async,
     staleness_share,
 )
 from jaxqmix.federated.compression import Codec, make_codec, message_bytes
 from jaxqmix.federated.conditions import attacked, draw_away
-from jaxqmix.federated.config import FederationConfig
+from jaxqmix.federated.config import ROBUST, FederationConfig, fewest
 from jaxqmix.federated.local import (
     Group,
     begin_site,
@@ -282,7 +284,7 @@ def end_round(
         verdicts=verdicts,
         env_steps=steps,
         metrics=flown.metrics,
-        aggregated=admitted.sum() >= federation.minimum,
+        aggregated=enough(admitted, reached, federation),
         clip=server.clip,
         change=jnp.linalg.norm(moved),
     )
@@ -322,14 +324,16 @@ def train_sites(
             return local_training(state, start, domain, work, clock, group)
 
         domains = ranges([program.sites[number].domain for number in group.sites])
+        before = take(all_states, places)
         after, update, sums = over_sites(train, group.chosen, program.mesh)(
-            take(all_states, places),
+            before,
             take(starts, part),
             take(domains, places),
             jnp.where(reached[part], jnp.array(group.work)[places], 0),
             jnp.broadcast_to(clock, group.chosen),
         )
-        states.append(put(all_states, places, after))
+        kept = jax.tree.map(partial(where_reached, reached[part]), after, before)
+        states.append(put(all_states, places, kept))
         updates.append(update)
         metrics.append(sums)
     return tuple(states), joined(updates), joined(metrics)
@@ -370,7 +374,8 @@ def send(
     before = joined([take(r, c) for r, c in zip(state.residuals, chosen, strict=True)])
     updates += before
     arrived = jax.vmap(through)(keys, updates)
-    kept = jnp.where(reached[:, None], updates - arrived, before)
+    sent = reached & jnp.all(jnp.isfinite(updates), axis=1)
+    kept = jnp.where(sent[:, None], updates - arrived, before)
     after, first = [], 0
     for residual, places in zip(state.residuals, chosen, strict=True):
         after.append(residual.at[places].set(kept[first : first + len(places)]))
@@ -388,7 +393,7 @@ def receive(
     federation: FederationConfig,
     rule: Aggregator,
 ) -> tuple[Server, jax.Array, door.Verdicts]:
-    """The server after a round; as it was when fewer than `minimum` updates are let in.
+    """The server after a round; as it was when there are not `enough` updates.
 
     Args:
       key: consumed once.
@@ -421,9 +426,31 @@ def receive(
             update = rule.combine(updates, weight, admitted)
         weights, moments = rule.step(weights, update, moments)
     after = Server(unravel(weights), moments, history, clip)
-    enough = admitted.sum() >= federation.minimum
-    after = jax.tree.map(lambda new, old: jnp.where(enough, new, old), after, server)
+    use = enough(admitted, arrived, federation)
+    after = jax.tree.map(lambda new, old: jnp.where(use, new, old), after, server)
     return after, admitted, verdicts
+
+
+def enough(admitted: jax.Array, arrived: jax.Array, federation: FederationConfig) -> jax.Array:
+    """Whether a round's updates are aggregated, bool []: those of `minimum` sites, and as many as
+    a robust rule needs for the hostile ones that the door has not turned away.
+
+    Args:
+      admitted: [M] bool.
+      arrived: [M] bool.
+      federation: its settings.
+    """
+    count, turned_away = admitted.sum(), (arrived & ~admitted).sum()
+    needed = jnp.int32(federation.minimum)
+    if federation.aggregate in ROBUST:
+        hostile = jnp.maximum(federation.hostile - turned_away, 0)
+        needed = jnp.maximum(needed, fewest(federation.aggregate, hostile))
+    return count >= needed
+
+
+def where_reached(reached: jax.Array, after: jax.Array, before: jax.Array) -> jax.Array:
+    """Leaves [M, ...] of the sites that were reached, and as before of the others."""
+    return jnp.where(by_site(reached, after), after, before)
 
 
 def take(stacked: Tree, places: Any) -> Tree:

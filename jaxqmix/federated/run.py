@@ -44,7 +44,7 @@ from jaxqmix.learner.update import QLearner
 from jaxqmix.locking import locked
 from jaxqmix.memory import require_memory
 from jaxqmix.metrics import FINAL, MetricsWriter, TensorBoardLogger, local_path, read
-from jaxqmix.runner import Audience, stop_requests
+from jaxqmix.runner import Audience, restore, stop_requests
 from jaxqmix.types import Array, replace
 
 FEDERATION, SITES, ROUNDS = "federation.json", "sites.json", "rounds.jsonl"
@@ -114,8 +114,7 @@ class FederatedRun:
         self.state: Any = None
         if resume:
             check_same(folder, federation, sites)
-            if any(checkpoints.steps_of(folder, kind) for kind in checkpoints.KINDS):
-                self.step, self.state = checkpoints.restore(folder, self)
+            self.step, self.state = restore(folder, cast(Any, self))
         callback.on_start(program, self.step)
         self._compile(shapes)
         self._open(sites)
@@ -170,7 +169,7 @@ class FederatedRun:
             self.site_metrics.append(MetricsWriter(own, [], steps if read(own) else 0))
         self.checkpoints = checkpoints.Checkpoints(folder, self.config, self.step)
 
-    # What `checkpoints.restore` asks of a trainer.
+    # What `runner.restore` asks of a trainer.
     @property
     def state_shapes(self) -> Any:
         """Of the federation's state."""
@@ -495,9 +494,8 @@ def federate(
             # Until it trains there is nothing to save: signals end the process as any other.
             run = FederatedRun(config, federation, folder, cast(Callback, audience), resume)
             with stop_requests(audience.on_stopping) as asked:
-                report = run.train(lambda: asked() or audience.left, personalise)
-        if audience.left:
-            raise BrokenPipeError
+                report = run.train(lambda: asked() or audience.left is not None, personalise)
+        audience.require()
         return report
     except BaseException:
         callback.on_failure()

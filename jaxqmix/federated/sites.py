@@ -53,13 +53,12 @@ class Site:
         """Raises `ConfigError` on an impossible value."""
         allowed = self.name and not set(self.name) & set('/\\:*?"<>|') and self.name[0] != "."
         require(bool(allowed), "site.name", repr(self.name), "must be fit for the name of a folder")
+        numbers = {"site.work": (self.work, (int, float)), "site.drones": (self.drones, (int,))}
+        for setting, (value, kinds) in numbers.items():
+            right = isinstance(value, kinds) and not isinstance(value, bool)
+            require(right, setting, repr(value), "must be a number")
         require(0 < self.work <= 1, "site.work", self.work, "must lie between 0 and 1")
-        require(
-            isinstance(self.drones, int) and 1 <= self.drones <= 100,
-            "site.drones",
-            self.drones,
-            "must lie between 1 and 100",
-        )
+        require(1 <= self.drones <= 100, "site.drones", self.drones, "must lie between 1 and 100")
 
 
 def blend(base: DomainConfig, shares: dict[str, np.ndarray], strength: float) -> DomainConfig:
