@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import signal
@@ -144,12 +145,17 @@ def restore(run: Path, trainer: Trainer) -> tuple[int, TrainState | None]:
     return 0, None
 
 
+UNREAD = (errno.EPIPE, errno.EIO, errno.EBADF, errno.EINVAL)
+"""What writing fails with when nobody reads any more: pipes, terminals, and Windows."""
+
+
 class Audience:
     """A callback that may leave, as `head` does or a terminal that is closed: the run then stops
-    as if it were asked to."""
+    as if it were asked to, as it does when a file that the callback writes cannot be written."""
 
     def __init__(self, callback: Any):
-        self._callback, self.left = callback, False
+        self._callback = callback
+        self.left: BaseException | None = None
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         tell = getattr(self._callback, name)
@@ -158,10 +164,17 @@ class Audience:
             try:
                 if not self.left:
                     tell(*news, **more)
-            except (OSError, SystemExit):  # rich makes the first the second
-                self.left = True
+            except (OSError, SystemExit) as error:  # rich makes the first the second
+                self.left = error
 
         return told
+
+    def require(self) -> None:
+        """Raises `BrokenPipeError` when it has left, or what it failed with."""
+        if isinstance(self.left, OSError) and self.left.errno not in UNREAD:
+            raise self.left
+        if self.left:
+            raise BrokenPipeError
 
 
 @contextmanager
@@ -313,7 +326,7 @@ class Run:
                 if finished := self._loop(asked):
                     reports = self.finish()
                 else:
-                    self._save("latest", self.runs)
+                    self._save(latest=self.runs)
         except BaseException:
             self._end("failed")
             raise
@@ -355,11 +368,12 @@ class Run:
             evaluate, save = self.step % every_evaluation == 0, self.step % every_save == 0
             while len(sent) > (0 if evaluate or save else dispatches_ahead()):
                 sent.popleft()()
+            better: Sequence[RunFolder] = ()
             if evaluate:
                 with self._clock.paused():
-                    self._select()
-            if save:
-                self._save("latest", self.runs)
+                    better = self._select()
+            if better or save:
+                self._save(best=better, latest=self.runs if save else ())
         while sent:
             sent.popleft()()
         return self.step >= config.iterations
@@ -379,7 +393,7 @@ class Run:
         each = self.trainer.split(fetch(metrics))
         self._clock.done(count)
         for run, own in zip(self.runs, each, strict=True):
-            require_finite(own, run.config)
+            require_finite(own, run.config, run.folder if len(self.runs) > 1 else None)
         self.callback.on_advance(step)
         if report:
             speed = self._clock.env_steps_per_second()
@@ -388,22 +402,27 @@ class Run:
                 self.background.submit(run.metrics.write, row)
             self.callback.on_training_report(together(rows))
 
-    def _save(self, kind: str, runs: Sequence[RunFolder]) -> None:
-        """Saves the states of these runs, beside what comes next: a copy of them, for training
-        gives them away."""
-        savers = {self.runs.index(run): run.saver(kind, self.step) for run in runs}
+    def _save(self, **kinds: Sequence[RunFolder]) -> None:
+        """Saves the states of these runs by kind, beside what comes next: a copy of them, for
+        training gives them away. There is room for one: the last must have been written."""
+        self.background.wait()
+        savers = [
+            (self.runs.index(run), run.saver(kind, self.step))
+            for kind, runs in kinds.items()
+            for run in runs
+        ]
         # Of several processes all take part in this, and not in a thread: their order must be one.
         copy = fetch(self.state) if several() else self._copy(self.state)
 
         def save() -> None:
             states = self.trainer.split(jax.device_get(copy))
-            for number, saver in savers.items():
+            for number, saver in savers:
                 saver(states[number])
 
         self.background.submit(save)
 
-    def _select(self) -> None:
-        """Evaluates the EMA weights; keeps the best checkpoints by return."""
+    def _select(self) -> list[RunFolder]:
+        """Evaluates the EMA weights; the runs whose return was never as good."""
         config = self.config.evaluation
         self.callback.on_activity(f"flying {config.episodes} unseen cities")
         parameters = self.state.learner.ema["agent"]
@@ -416,14 +435,13 @@ class Run:
             if agree(report["return"] > run.best)[0]:  # as the first says
                 run.best = report["return"]
                 better.append(run)
-        if better:
-            self._save("best", better)
         self.callback.on_evaluation(together(reports))
+        return better
 
     def finish(self) -> list[Report]:
         """The final checkpoints, evaluations, pictures and replays."""
         config = self.config.evaluation
-        self._save("final", self.runs)
+        self._save(final=self.runs)
         parameters = self.state.learner.ema["agent"]
         self.callback.on_activity(
             f"flying {config.final_episodes} unseen cities for the final evaluation"
@@ -502,17 +520,24 @@ class Clock:
         return speed
 
 
-def require_finite(metrics: Metrics, config: RunConfig) -> None:
-    """Raises `NotFiniteError` naming the first metric that was not finite, and the env step."""
+def require_finite(metrics: Metrics, config: RunConfig, beside: Path | None = None) -> None:
+    """Raises `NotFiniteError` naming the first metric that was not finite, and the env step.
+
+    Args:
+      metrics: of one run.
+      config: its settings.
+      beside: its folder, where others are trained beside it, which may go on without it.
+    """
     found = [(int(step), name) for name, step in metrics.not_finite.items() if step]
     if found:
         step, name = min(found, key=lambda item: item[0])
         learner = config.learner
+        others = f"; runs other than {beside} can be resumed one by one" if beside else ""
         raise NotFiniteError(
             f"{name.replace('_', ' ')} is not finite after {step * config.iteration_steps:,} env "
             f"steps of seed {config.training.seed}; lower learner.learning_rate = "
             f"{learner.learning_rate:g} or learner.max_gradient_norm = "
-            f"{learner.max_gradient_norm:g}; the checkpoints hold the last finite states"
+            f"{learner.max_gradient_norm:g}; the checkpoints hold the last finite states{others}"
         )
 
 
@@ -600,9 +625,8 @@ def begin(
             # Until it trains there is nothing to save: signals end the process as any other.
             run = make_run(callback=cast(Callback, audience), resume=resume)
             with stop_requests(audience.on_stopping) as asked:
-                reports = run.train(lambda: asked() or audience.left)
-        if audience.left:
-            raise BrokenPipeError
+                reports = run.train(lambda: asked() or audience.left is not None)
+        audience.require()
         return reports
     except BaseException as error:
         callback.on_failure()

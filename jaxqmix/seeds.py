@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -112,6 +113,13 @@ def check_folders(out: Path, folders: Sequence[Path], resume: bool) -> None:
 
 class SideBySide(Run):
     """Several runs in one program."""
+
+    def __init__(self, configs: Sequence[RunConfig], *rest: Any, **more: Any):
+        """As `Run`; raises `ConfigError` where a run keeps one checkpoint only: a kill between two
+        runs' saves would leave them without a common one."""
+        keep = configs[0].checkpoint.keep
+        require(len(configs) == 1 or keep > 1, "checkpoint.keep", keep, "several runs keep 2 each")
+        super().__init__(configs, *rest, **more)
 
     def restore(
         self, configs: Sequence[RunConfig], folders: Sequence[Path]

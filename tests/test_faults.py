@@ -123,6 +123,15 @@ def test_a_reader_that_leaves_stops_a_run_as_if_asked(tmp_path, error):
     assert StandIn.made[-1].steps == 1
 
 
+def test_a_callback_that_cannot_write_ends_the_run_with_its_error(tmp_path):
+    def write(step):
+        (tmp_path / "missing" / "file").write_text("x")
+
+    with pytest.raises(FileNotFoundError, match="missing"):
+        train(MISSION, tmp_path / "run", callback=on_advance(write))
+    assert StandIn.made[-1].steps == 1
+
+
 def test_a_run_stays_where_it_began(tmp_path, monkeypatch):
     """Whatever becomes of the working directory."""
     monkeypatch.chdir(tmp_path)
