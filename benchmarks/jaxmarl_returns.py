@@ -30,8 +30,10 @@ from jaxqmix.training import in_world, make_trainer
 SPREAD = "MPE_simple_spread_v3"
 WORLDS = (SPREAD, "3m", "2s3z")
 """The last are scenarios of SMAX."""
-THEIRS = {"qmix": "ql_rnn", "vdn": "ql_rnn", "pqn_vdn": "pqn_vdn_rnn"}
-"""Its scripts, and the first words of their configurations."""
+THEIRS = {"qmix": "ql_rnn", "vdn": "ql_rnn", "pqn_vdn": "pqn_vdn_rnn", "pqn_vdn_ff": "pqn_vdn_ff"}
+"""Its algorithms, and the first words of their configurations."""
+IN_SPREAD, IN_SMAX = ("qmix", "vdn", "pqn_vdn_ff"), ("qmix", "vdn", "pqn_vdn")
+"""Which it suggests where."""
 OURS = ("qmix", "vdn")
 WIDTH = 64
 """Hidden width in SMAX, of theirs and ours; its configurations have 512."""
@@ -162,7 +164,7 @@ def main() -> None:
             config = settings_of_ours(arguments.world, mixer, arguments.env_steps)
             found = our_seeds(config, seeds, world)
             note(f"jaxqmix {mixer}", found["returns"], found["env_steps_per_second"])
-    for algorithm in THEIRS:
+    for algorithm in IN_SPREAD if arguments.world == SPREAD else IN_SMAX:
         if [f"JaxMARL {algorithm}", *asked] not in known:
             train = their_seed(arguments.jaxmarl, arguments.world, algorithm, arguments.env_steps)
             returns, speeds = zip(*map(train, seeds), strict=True)

@@ -75,7 +75,8 @@ def load_script(checkout: Path, algorithm: str) -> Any:
         import wandb  # noqa: F401
     except ImportError:
         sys.modules["wandb"] = types.ModuleType("wandb")
-    path = checkout / "baselines" / "QLearning" / f"{algorithm}_rnn.py"
+    name = algorithm if algorithm.endswith("_ff") else f"{algorithm}_rnn"
+    path = checkout / "baselines" / "QLearning" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"jaxmarl_{algorithm}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -61,6 +61,15 @@ def test_a_time_limit_of_ones_own_ends_an_episode():
         assert not timestep.terminated
 
 
+def test_a_longer_limit_than_its_own_leaves_its_end_one_of_time():
+    world = JaxMarlWorld(jaxmarl.make("MPE_simple_spread_v3"), most_steps=100)
+    state, timestep = jax.jit(world.reset)(KEY, ())
+    step = jax.jit(world.step)
+    while not (timestep.truncated or timestep.terminated):
+        state, timestep = step(KEY, state, jnp.zeros(3, jnp.int32), ())
+    assert timestep.truncated and not timestep.terminated and state.time == 26
+
+
 def test_dead_agents_of_smax_may_only_stay():
     from jaxmarl.environments.smax import map_name_to_scenario
 

@@ -92,6 +92,12 @@ class JaxMarlWorld(Environment):
         step."""
         return self.most_steps or self.inner.max_steps + 1
 
+    @property
+    def last(self) -> int:
+        """The env step from which an end is one of time: its own limit's, or the one given."""
+        own = getattr(self.inner, "max_steps", self.horizon)
+        return min(own, self.most_steps or own)
+
     def reset(self, key: jax.Array, params: Any) -> tuple[MarlState, Timestep]:
         """Starts an episode. Consumes the key once."""
         seen, inner = self.inner.reset(key)
@@ -122,7 +128,7 @@ class JaxMarlWorld(Environment):
             state=jnp.asarray(seen.get("world_state", jnp.concatenate(vectors)), jnp.float32),
         )
         # An end at its own time limit is one of time.
-        late = state.time >= (self.most_steps or self.inner.max_steps)
+        late = state.time >= self.last
         truncated = (over & late) | (state.time >= self.horizon)
         return Timestep(observation, reward, over & ~late, truncated, {})
 
