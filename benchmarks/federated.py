@@ -62,7 +62,8 @@ class AllSites(UrbanGrid):
 
 
 def studies(base: FederationConfig) -> dict[str, dict[str, FederationConfig]]:
-    """Variants by name, in groups; all of about as many env steps."""
+    """Variants by name, in groups; all of about as many env steps, but for `attacks`, where all
+    sites fly in every round."""
     change = dataclasses.replace
     steps_of_round = base.rounds * base.local_env_steps
     return {

@@ -32,7 +32,7 @@ WORLDS = (SPREAD, "3m", "2s3z")
 """The last are scenarios of SMAX."""
 THEIRS = {"qmix": "ql_rnn", "vdn": "ql_rnn", "pqn_vdn": "pqn_vdn_rnn", "pqn_vdn_ff": "pqn_vdn_ff"}
 """Its algorithms, and the first words of their configurations."""
-IN_SPREAD, IN_SMAX = ("qmix", "vdn", "pqn_vdn_ff"), ("qmix", "vdn", "pqn_vdn")
+IN_SPREAD, IN_SMAX = ("qmix", "pqn_vdn_ff", "vdn"), ("qmix", "pqn_vdn", "vdn")
 """Which it suggests where."""
 OURS = ("qmix", "vdn")
 WIDTH = 64
