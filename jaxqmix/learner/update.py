@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -201,6 +202,74 @@ def minibatch_orders(key: jax.Array, sequences: int, config: LearnerConfig) -> j
     return orders.reshape(config.epochs * config.minibatches, -1)
 
 
+def init_learner(
+    key: jax.Array,
+    agent: AgentNetwork,
+    mixer: MixerNetwork,
+    optimiser: optax.GradientTransformation,
+) -> LearnerState:
+    """The state before the first update: target network and EMA are the fresh weights."""
+    agent_key, mixer_key = jax.random.split(key)
+    parameters = {"agent": agent.init(agent_key), "mixer": mixer.init(mixer_key)}
+    # Copies: the training state is donated, and a buffer can be donated only once.
+    target, ema = (jax.tree.map(jnp.copy, parameters) for _ in range(2))
+    return LearnerState(parameters, target, ema, optimiser.init(parameters), jnp.int32(0))
+
+
+def update_learner(
+    key: jax.Array,
+    learned: LearnerState,
+    batch: Sequences,
+    agent: AgentApply,
+    mixer: MixerNetwork,
+    optimiser: optax.GradientTransformation,
+    config: LearnerConfig,
+    axis: str | None = None,
+) -> tuple[LearnerState, dict[str, jax.Array]]:
+    """One update: `epochs` passes over a batch of sequences, in `minibatches` gradient steps each.
+
+    Args:
+      key: consumed once.
+      learned: before.
+      batch: [T, S, ...].
+      agent: the network.
+      mixer: the network.
+      optimiser: of `make_optimiser`.
+      config: of the learner.
+      axis: of `distributed.on_each_device`, where `batch` is this device's.
+
+    Returns:
+      The state after it, and metrics, means over the gradient steps.
+    """
+    targets = compute_targets(learned, batch, agent, mixer, config)
+    gradient = jax.grad(td_loss, has_aux=True)
+
+    def minibatch(carry: tuple, chosen: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
+        parameters, state = carry
+        part = over_sequences(lambda leaf, axis: jnp.take(leaf, chosen, axis), batch)
+        part_targets = jnp.take(targets, chosen, axis=1)
+        grads, metrics = total(gradient(parameters, part, part_targets, agent, mixer, axis), axis)
+        metrics["gradient_norm"] = optax.tree.norm(grads)
+        changes, state = optimiser.update(grads, state, parameters)
+        return (optax.apply_updates(parameters, changes), state), metrics
+
+    (parameters, state), metrics = jax.lax.scan(
+        minibatch,
+        (learned.parameters, learned.optimiser),
+        minibatch_orders(key, batch.reward.shape[1], config),
+    )
+    learned = LearnerState(
+        parameters=parameters,
+        target=optax.incremental_update(parameters, learned.target, config.target_update),
+        ema=optax.incremental_update(
+            parameters, learned.ema, ema_step_size(learned.updates, config.average_decay)
+        ),
+        optimiser=state,
+        updates=learned.updates + 1,
+    )
+    return learned, jax.tree.map(jnp.mean, metrics)
+
+
 def make_learner(
     config: LearnerConfig,
     features: int,
@@ -229,46 +298,12 @@ def make_learner(
     agent = AgentNetwork(networks, features, actions)
     mixing = make_mixer(networks, drones, actions, state, mixer)
     optimiser = make_optimiser(config, updates * config.epochs * config.minibatches, proximal)
-    gradient = jax.grad(td_loss, has_aux=True)
-
-    def init(key: jax.Array) -> LearnerState:
-        agent_key, mixer_key = jax.random.split(key)
-        parameters = {"agent": agent.init(agent_key), "mixer": mixing.init(mixer_key)}
-        # Copies: the training state is donated, and a buffer can be donated only once.
-        target, ema = (jax.tree.map(jnp.copy, parameters) for _ in range(2))
-        return LearnerState(parameters, target, ema, optimiser.init(parameters), jnp.int32(0))
-
-    def update(
-        key: jax.Array, learned: LearnerState, batch: Sequences
-    ) -> tuple[LearnerState, dict[str, jax.Array]]:
-        """`epochs` passes over a batch of sequences, in `minibatches` steps each."""
-        targets = compute_targets(learned, batch, agent, mixing, config)
-
-        def minibatch(carry: tuple, chosen: jax.Array) -> tuple[tuple, dict[str, jax.Array]]:
-            parameters, state = carry
-            part = over_sequences(lambda leaf, axis: jnp.take(leaf, chosen, axis), batch)
-            grads, metrics = total(
-                gradient(parameters, part, jnp.take(targets, chosen, axis=1), agent, mixing, axis),
-                axis,
-            )
-            metrics["gradient_norm"] = optax.tree.norm(grads)
-            changes, state = optimiser.update(grads, state, parameters)
-            return (optax.apply_updates(parameters, changes), state), metrics
-
-        (parameters, state), metrics = jax.lax.scan(
-            minibatch,
-            (learned.parameters, learned.optimiser),
-            minibatch_orders(key, batch.reward.shape[1], config),
-        )
-        learned = LearnerState(
-            parameters=parameters,
-            target=optax.incremental_update(parameters, learned.target, config.target_update),
-            ema=optax.incremental_update(
-                parameters, learned.ema, ema_step_size(learned.updates, config.average_decay)
-            ),
-            optimiser=state,
-            updates=learned.updates + 1,
-        )
-        return learned, jax.tree.map(jnp.mean, metrics)
-
-    return QLearner(config, agent, mixing, hidden_state_size(config), init, update)
+    parts: dict[str, Any] = {"agent": agent, "mixer": mixing, "optimiser": optimiser}
+    return QLearner(
+        config,
+        agent,
+        mixing,
+        hidden_state_size(config),
+        init=partial(init_learner, **parts),
+        update=partial(update_learner, **parts, config=config, axis=axis),
+    )
