@@ -34,7 +34,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from jaxqmix.compilation import tree_bytes
+from jaxqmix.compilation import require_float32, tree_bytes
 from jaxqmix.config import ConfigError, NotFiniteError, RunConfig, from_dict, shown, to_dict
 from jaxqmix.distributed import host_memory
 from jaxqmix.env.base import Environment
@@ -586,7 +586,10 @@ def load(path: Path, env: Environment | None = None) -> tuple[RunConfig, Paramet
 
     Raises:
       CheckpointError: when it is missing, damaged or foreign.
+      ConfigError: with JAX's 64-bit numbers, which checkpoints do not hold.
     """
+    require_float32()
+    jax.devices()  # A device that cannot be used is no damage; raises.
 
     def read(folder: Path) -> tuple[RunConfig, Parameters, int]:
         about = read_about(folder)

@@ -592,7 +592,8 @@ def plot_command(arguments: list[str]) -> int:
         prepare_jax()
         config = from_dict(runs[0].settings)
         # The cities of the runs' final evaluations.
-        flown = {"episodes": given.episodes or config.evaluation.final_episodes}
+        episodes = given.episodes
+        flown = {"episodes": config.evaluation.final_episodes if episodes is None else episodes}
         flown["seed"] = config.evaluation.seed
         chosen = tuple(dict.fromkeys(given.planner))
         planners = planner_reports(config, **flown, names=chosen, notice=flies)

@@ -17,6 +17,7 @@ from jaxqmix import api, loading
 from jaxqmix.compilation import cache_folder
 from jaxqmix.config import EvaluationConfig, RunConfig, to_dict
 from jaxqmix.env.mission import EVALUATED
+from jaxqmix.evaluation import success
 from jaxqmix.planners import RIVALS
 
 MANY = 0.9
@@ -66,6 +67,7 @@ def planner_reports(
                 part.write_text(json.dumps(report), encoding="utf-8")
                 part.replace(path)
         if report is not None:
+            report["success"] = success(report, loaded.config.evaluation)  # by these criteria
             found[name] = report
     return found
 
@@ -141,7 +143,7 @@ def compared(report: dict[str, Any], best: dict[str, Any], horizon: int) -> tupl
     """How much sooner than the best planner 90 % is seen, or, where neither does, how much is."""
     mine, theirs, name = report["t90"], best["t90"], best["policy"]
     times = report.get("t90_over_limit")
-    if min(mine, theirs) >= horizon:
+    if min(mine, theirs) >= horizon or theirs == 0:
         mine, theirs = report["coverage"], best["coverage"]
         kind = "good" if mine >= theirs else "fair"
         return kind, f"sees {mine:.1%}; best planner ({name}) {theirs:.1%}"

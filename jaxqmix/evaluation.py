@@ -33,6 +33,8 @@ EVALUATION, SELECTION = 2, 3
 periodic ones that choose the best checkpoint, so that the choice does not flatter it."""
 RESAMPLES = 2000
 """Bootstrap resamples behind a confidence interval."""
+AT_ONCE = 2**24
+"""Numbers that are resampled at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,9 +158,13 @@ def summarise(metrics: dict[str, Any], names: Sequence[str] | None = None) -> di
 
     for name in names:
         values = np.asarray(metrics[name], np.float64)
-        # The same draw for every metric and policy.
-        resamples = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-        means[name] = values[resamples].mean(axis=1)
+        # The same draws for every metric and policy, in blocks that fit where episodes are many.
+        random, count = np.random.default_rng(0), len(values)
+        rows = max(1, AT_ONCE // count)
+        blocks = [min(rows, RESAMPLES - first) for first in range(0, RESAMPLES, rows)]
+        means[name] = np.concatenate(
+            [values[random.integers(0, count, (block, count))].mean(axis=1) for block in blocks]
+        )
         add(name, values.mean(), means[name])
     if {"t90", "limit"} <= means.keys() and means["limit"].min() > 0:
         add("t90_over_limit", summary["t90"] / summary["limit"], means["t90"] / means["limit"])

@@ -79,7 +79,7 @@ GPU_ENV_STEPS = {"quick": 5_000_000, "full": 20_000_000, "scale20": 10_000_000}
 """Budgets on a GPU by mission, env steps."""
 
 
-def preset(name: str, scale: str = "cpu", **settings: Any) -> RunConfig:
+def preset(name: str, /, scale: str = "cpu", **settings: Any) -> RunConfig:
     """The preset called `name`, with some settings changed as by `RunConfig.replace`::
 
         preset("quick", **{"env.drones": 3})

@@ -14,6 +14,7 @@ from jaxqmix.cli import (
     find_policy,
     optional,
     parse,
+    prepare_jax,
     single,
     write,
 )
@@ -139,6 +140,7 @@ def export_command(arguments: list[str]) -> int:
     if name is None:
         raise ConfigError("run is missing: give a run's folder or a checkpoint")
     check_file("out", given.out)
+    prepare_jax()
     from jaxqmix.export.policy import export_policy
 
     views = False if given.one_view else None

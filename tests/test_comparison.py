@@ -68,6 +68,11 @@ BEST = report("voronoi", t90=60.0)
                         "(voronoi) 60.0: 12 % sooner")],
         ),
         ({}, None, [..., ...]),
+        (
+            {"t90": 1.0},
+            BEST | {"t90": 0.0},
+            [..., ..., ("good", "sees 95.3%; best planner (voronoi) 95.3%")],
+        ),
     ],
 )  # fmt: skip
 def test_the_verdict_says_what_is_met_and_what_is_better(figures, best, lines):
@@ -102,6 +107,10 @@ def test_planners_fly_once(monkeypatch, tmp_path):
     # What only learning depends on does not matter.
     assert planner_reports(QUICK.replace(**{"training.seed": 5}), episodes=8) == reports
     assert len(flown) == 4
+    # Criteria are the asker's.
+    lenient = QUICK.replace(**{"evaluation.min_coverage": 0.4})
+    judged = planner_reports(lenient, episodes=8)["lanes"]["success"]
+    assert judged["coverage"] and not reports["lanes"]["success"]["coverage"] and len(flown) == 4
     planner_reports(QUICK, episodes=9, names=("lanes",))
     planner_reports(QUICK.replace(**{"env.drones": 4}), episodes=8, names=("lanes",))
     assert flown[4:] == [("lanes", 9, 5), ("lanes", 8, 4)]

@@ -195,6 +195,18 @@ def test_bad_geojson_names_the_feature(features, words, tmp_path):
         ("a.json", '{"type": "CityJSON", "version": "0.9"}', "version 0.9 must be"),
         ("a.json", '{"type": "CityJSON", "version": "2.0", "vertices": [[1]]}', "its vertices"),
         ("a.json", '{"type": "CityJSON", "version": "2.0", "vertices": []}', "no CityObjects"),
+        (
+            "a.json",
+            '{"type": "FeatureCollection", "features": [], "crs": "EPSG:1"}',
+            "no attribute",
+        ),
+        ("a.json", '{"type": "Feature", "properties": [1]}', "is not as its format asks"),
+        (
+            "a.json",
+            '{"type": "Feature", "geometry": {"type": "GeometryCollection", "geometries": 3}}',
+            "is not as its format asks",
+        ),
+        ("a.json", "[" * 100_000, "it is no JSON"),
     ],
 )
 def test_other_bad_files_get_one_line(name, text, words, tmp_path):
@@ -214,6 +226,7 @@ def test_bad_settings(tmp_path):
         ({"size": 300.0, "center": (95.0, -30.0)}, r"center = \(95.0"),
         ({"size": 300.0, "center": (0.0, 0.0)}, "no building within size of center"),
         ({"cell_size": 0.05}, "are too many"),
+        ({"size": float("inf"), "center": (0.0, 0.0)}, "size = inf .*at least 4 cells"),
     ]:
         with pytest.raises(ConfigError, match=words):
             read_city(SAMPLE, **changes)
@@ -379,6 +392,26 @@ def write_tiff(path, heights, changes=None):
         tags.tagtype[tag], tags[tag] = kind, value
     Image.fromarray(heights).save(path, tiffinfo=tags)
     return path
+
+
+def test_a_coarse_surface_model_has_no_holes(tmp_path):
+    """Pixels of 2 m over cells of 1 m: each building covers all of its cells."""
+    surface = np.zeros((40, 50), np.float32)
+    surface[10:16, 20:30] = 30
+    city = read_city(write_tiff(tmp_path / "a.tif", surface), cell_size=1.0).city
+    assert city.heights.shape == (80, 100)
+    np.testing.assert_array_equal(city.heights[21:31, 41:59], 30)
+    assert (city.heights > 0).sum() <= 13 * 21
+
+
+def test_a_tie_point_may_be_a_pixels_middle(tmp_path):
+    surface = np.zeros((40, 50), np.float32)
+    surface[10:16, 20:30] = 30
+    keys = (1, 1, 0, 3, 1024, 0, 1, 2, 1025, 0, 1, 2, 2048, 0, 1, 4326)
+    path = write_tiff(tmp_path / "a.tif", surface, {raster.GEO_KEYS: (3, keys)})
+    origin = read_city(path, cell_size=4.0).city.origin
+    # Half a pixel to the north and west.
+    assert to_metres(np.array(origin), CORNER) == pytest.approx((-1, -1), abs=0.01)
 
 
 def test_a_surface_model(tmp_path):

@@ -94,6 +94,9 @@ def test_trim_drops_the_padding_and_figures_count_drone_steps():
     assert figures.conflicts.tolist() == [0, 0, 0, 2, 2, 2, 2]
     assert figures.violations.tolist() == [0, 0, 0, 0, 0, 1, 1]
     assert figures.lost.tolist() == [0, 0, 1, 1, 1, 1, 1]
+    zones = np.array([[50, 60, 20, 90], [0, 0, 0, 0]], np.float32)  # the second fills up
+    padded = replace(small_episode(), no_fly=zones)
+    np.testing.assert_array_equal(scene.trim(padded).no_fly, zones[:1])
     expected = "coverage 35.1 % · 2 conflicts · 0 building hits · 1 violation"
     assert figures.caption(STEPS) == expected
 

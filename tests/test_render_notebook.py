@@ -17,6 +17,7 @@ from test_render import CELL, small_episode
 
 import jaxqmix
 from jaxqmix.config import ConfigError, EnvConfig
+from jaxqmix.env.features import Feature
 from jaxqmix.env.observation import feature_slices
 from jaxqmix.render import render
 from jaxqmix.render.observation import bars_and_moves, draw_observation
@@ -102,6 +103,26 @@ def test_teammates_are_marked_where_they_are():
     here, teammates = (line.get_xydata() for line in density.lines)
     np.testing.assert_allclose(here, [[0, 0]])
     np.testing.assert_allclose(teammates, [[60, -40]], rtol=1e-5)
+
+
+def test_far_teammates_are_not_marked_in_a_false_place():
+    config = dataclasses.replace(CITY_BLOCK, drones=3)
+    table = feature_slices(config)
+    vector = np.zeros(list(table.values())[-1].stop)
+    nearest = vector[table["teammates"]].reshape(-1, 6)  # a view
+    nearest[0] = (1.0, 0.1, 0, 1, 0, 0)  # somewhere far in the east
+    axes = draw_observation(vector, config).axes
+    density = next(part for part in axes if part.get_title().startswith("team_density"))
+    assert len(density.lines[1].get_xydata()) == 0
+
+
+def test_features_of_ones_own_are_drawn_with_their_own_units():
+    own = [Feature(f"own_{n}", 1, lambda seen: 0, "mine", "m", labels=("a",)) for n in range(6)]
+    grid = Feature("own_map", 9, lambda seen: 0, "mine", "apples", block=3)
+    size = list(feature_slices(CITY_BLOCK).values())[-1].stop
+    vector = np.concatenate([np.zeros(size + 6), np.linspace(-3, 5, 9)])
+    figure = draw_observation(vector, CITY_BLOCK, (*own, grid))
+    assert "apples" in [axes.get_ylabel() for axes in figure.axes]
 
 
 def test_a_recorder_flies_in_the_chosen_world():

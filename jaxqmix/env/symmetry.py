@@ -4,7 +4,9 @@ Turned or mirrored, a swarm's world is another world of the same kind: the agent
 numbers in other places, some with the other sign, and head elsewhere. A policy may therefore see
 the world from all these sides and act on what it makes of all of them.
 
-One thing does not turn with the world: coarse blocks begin in the north-western corner.
+What does not turn with the world: coarse blocks begin in the north-western corner; of teammates
+as near, the western or northern one comes first; and where cells are smaller than 19 m, the windows
+of the look-ahead reach a cell further to the north and west.
 """
 
 from __future__ import annotations

@@ -438,9 +438,10 @@ def training_env(config: RunConfig) -> UrbanGrid:
     return mission_env(config).in_training(config)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class FixedGrid(UrbanGrid):
-    """A grid whose worlds are not drawn, but all the same."""
+    """A grid whose worlds are not drawn, but all the same; equal to itself alone, for arrays are
+    no keys of programs."""
 
     params: Any = None
 

@@ -311,6 +311,8 @@ def export_flights(
     ending, write = FORMATS[format]
     files = []
     Path(out).mkdir(parents=True, exist_ok=True)
+    for former in Path(out).glob(f"drone-*{ending}"):
+        former.unlink()
     for flight in flights_of(episode, config, origin):
         file = Path(out) / (flight.name + ending)
         file.write_text(write(flight), encoding="utf-8")

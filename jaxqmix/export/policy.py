@@ -68,12 +68,14 @@ def export_policy(
       ConfigError: on an unknown format, a missing extra, or a checkpoint that cannot be read.
     """
     out, format = Path(out), find_format(out, format)
+    require(out.suffix != ".json", "out", out, "the metadata of a policy go to a file so named")
     config, parameters, _ = load(Path(run))
     if views is not None:
         evaluation = dataclasses.replace(config.evaluation, symmetric=views)
         config = dataclasses.replace(config, evaluation=evaluation)
     plain = plain_policy(config, parameters["agent"])
     difference = compare(plain, config, parameters["agent"])
+    out.parent.mkdir(parents=True, exist_ok=True)
     if format == "onnx":
         from jaxqmix.export.onnx_graph import write_onnx
 
@@ -189,9 +191,11 @@ def compare(plain: PlainPolicy, config: RunConfig, agent: dict[str, Any], count:
     hidden_state = np.tanh(draw.normal(size=(count, plain.about["hidden_state"]))).astype(
         np.float32
     )
-    expected, expected_hidden_state = jax.device_get(
-        jax_values(config, agent)(observation, hidden_state)
-    )
+    # Devices multiply less exactly unless told to.
+    with jax.default_matmul_precision("highest"):
+        expected, expected_hidden_state = jax.device_get(
+            jax_values(config, agent)(observation, hidden_state)
+        )
     policy = NumpyPolicy.__new__(NumpyPolicy)
     policy.weights, policy.about = plain.weights, plain.about
     found = [policy.values(*pair) for pair in zip(observation, hidden_state, strict=True)]

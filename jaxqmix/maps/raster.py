@@ -12,6 +12,8 @@ from jaxqmix.maps.buildings import TALLEST, MapError
 
 PIXEL_SCALE, TIE_POINT, TRANSFORM, GEO_KEYS, NO_DATA = 33550, 33922, 34264, 34735, 42113
 """Tags of GeoTIFF (OGC 19-008r4), and GDAL's for the value of missing pixels."""
+RASTER_TYPE, POINTS = 1025, 2
+"""The key that says whether a tie point is a pixel's corner, or its middle."""
 MODEL_KEYS = (3072, 2048)
 """Keys of the projected and of the geographic coordinate reference system."""
 LOWEST_ROOF = 2.0
@@ -78,12 +80,32 @@ def read_tiff(path: Path) -> Raster:
         raise MapError(path, "it does not tell where it lies, or is turned")
     if width <= 0 or height <= 0:
         raise MapError(path, "its pixels must have a size, and its first row be the north")
+    if of_geo_keys(tags.get(GEO_KEYS, ())).get(RASTER_TYPE) == POINTS:
+        corner = (corner[0] - width / 2, corner[1] + height / 2)
     return Raster(heights, (width, height), corner, system_of(tags.get(GEO_KEYS, ())))
+
+
+def of_geo_keys(keys: tuple[int, ...]) -> dict[int, int]:
+    """The numbers that a GeoTIFF's key directory holds itself."""
+    return {keys[i]: keys[i + 3] for i in range(4, len(keys) - 3, 4) if keys[i + 1] == 0}
+
+
+def finer(heights: np.ndarray, pixel: tuple[float, float], cell_size: float) -> np.ndarray:
+    """The same picture [h, w] with pixels so small that every cell holds the middle of one, turned
+    or not.
+
+    Args:
+      heights: [h, w].
+      pixel: width and height, metres.
+      cell_size: metres.
+    """
+    across, down = (max(1, math.ceil(1.5 * side / cell_size)) for side in pixel)
+    return heights.repeat(down, axis=0).repeat(across, axis=1)
 
 
 def system_of(keys: tuple[int, ...]) -> str | None:
     """Such as `EPSG:28992`, from a GeoTIFF's keys."""
-    entries = {keys[i]: keys[i + 3] for i in range(4, len(keys) - 3, 4) if keys[i + 1] == 0}
+    entries = of_geo_keys(keys)
     found = [entries[key] for key in MODEL_KEYS if 0 < entries.get(key, 0) < 32767]
     return f"EPSG:{found[0]}" if found else None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,8 @@ def read_city(
     for name, value in (("cell_size", cell_size), ("default_height", default_height)):
         require(math.isfinite(value) and value > 0, name, value, "must be metres above 0")
     require((center is None) == (size is None), "size", size, "give center and size, or neither")
-    require(size is None or size >= 4 * cell_size, "size", size, "must be at least 4 cells")
+    enough = size is None or (math.isfinite(size) and size >= 4 * cell_size)
+    require(enough, "size", size, "must be at least 4 cells")
     ending = path.suffix.lower()
     require(ending in ENDINGS, "file", path, f"must end in {', '.join(ENDINGS)}")
     if not path.is_file():
@@ -92,9 +95,18 @@ def survey_of(path: Path, default_height: float) -> Survey:
     if path.suffix.lower() in (".osm", ".xml"):
         return osm.read_buildings(path, default_height)
     data = read_json(path)
-    if data.get("type") == "CityJSON":
-        return cityjson.read_buildings(data, path, default_height)
-    return geojson.read_buildings(data, path, default_height)
+    read = cityjson if data.get("type") == "CityJSON" else geojson
+    with odd_json(path):
+        return read.read_buildings(data, path, default_height)
+
+
+@contextmanager
+def odd_json(path: Path) -> Iterator[None]:
+    """Raises `MapError` where the block finds a list in the place of an object, and the like."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, IndexError) as error:
+        raise MapError(path, f"it is not as its format asks ({error})") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -103,7 +115,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise MapError(path, str(error.strerror)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MapError(path, f"it is no JSON: {error}") from None
     if not isinstance(data, dict):
         raise MapError(path, "it is neither GeoJSON nor CityJSON")
@@ -242,7 +254,9 @@ def from_tiff(path: Path, area: Area) -> Reading:
     pixel = (float(np.hypot(*along_x)), float(np.hypot(*along_y)))
     built = raster.above_ground(image.heights, raster.window_pixels(pixel))
     notes.append("the ground under buildings is taken from the lowest ground around them")
-    column, row = np.arange(columns) + 0.5, np.arange(rows)[:, None] + 0.5
+    built = raster.finer(built, pixel, area.cell_size)
+    column = (np.arange(built.shape[1]) + 0.5) * columns / built.shape[1]
+    row = (np.arange(built.shape[0])[:, None] + 0.5) * rows / built.shape[0]
     x, y = (metres[0][axis] + column * along_x[axis] + row * along_y[axis] for axis in (0, 1))
     shape = grid_of(extent, area.cell_size, path)
     heights = raster.pool(built, x, y, *shape, area.cell_size)
@@ -258,7 +272,9 @@ def add_zones(reading: Reading, path: Path) -> Reading:
     if not path.is_file():
         raise MapError(path, "there is no such file")
     cylinders, notes = [city.no_fly], list(reading.notes)
-    for name, points, margin, ceiling in geojson.read_zones(read_json(path), path):
+    with odd_json(path):
+        told = list(geojson.read_zones(read_json(path), path))
+    for name, points, margin, ceiling in told:
         (x, y), radius = smallest_circle(to_metres(points, city.origin))
         radius += margin
         nearest = np.clip((x, y), 0, city.size)

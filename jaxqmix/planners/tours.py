@@ -221,6 +221,9 @@ def plan(
     again = state.time % REPLAN == 0
     top = jnp.float32(config.max_altitude)
     places = out_of_cylinders(state.city, centroids, top, config)
+    # Out of a zone at the border may be out of the city.
+    most = jnp.array([config.city_width, config.city_length]) - config.cell_size / 2
+    places = jnp.clip(places, config.cell_size / 2, most)
     places = jnp.where(again, places, hidden_state.places)
     order = jnp.where(first, lanes_order(tiles, state, hidden_state.done), hidden_state.order)
     tile, path = order - drones - 1, jnp.cumsum(order <= drones) - 1

@@ -66,7 +66,7 @@ def draw_observation(vector: Any, config: EnvConfig, own: tuple[Feature, ...] = 
         cells = part[name].reshape(side, side)
         width = feature.block * config.cell_size
         reach = side * width / 2
-        _map(axes, name, cells, reach)
+        _map(axes, feature, cells, reach)
         words = textwrap.fill(feature.meaning, 34)
         axes.set_title(f"{name} (blocks of {width:g} m)\n{words}", fontsize=9)
         if name == "team_density":
@@ -80,7 +80,8 @@ def _bars(axes: Axes, numbers: list[Feature], part: dict[str, np.ndarray]) -> No
     ticks: list[float] = []
     names: list[str] = []
     for number, feature in enumerate(numbers):
-        hue, group, labels = scene.HUES[number], feature.name, feature.labels
+        hue = scene.HUES[number % len(scene.HUES)]
+        group, labels = feature.name, feature.labels
         heading = f"{group}: {feature.meaning}"
         axes.text(0, place, heading, fontsize=9.5, color=hue, weight="bold", va="center",
                   ha="left", transform=axes.get_yaxis_transform(),
@@ -143,11 +144,11 @@ def _moves(axes: Axes, moves: list[Feature], part: dict[str, np.ndarray]) -> Non
     axes.set_title("about its moves", fontsize=11, weight="bold", loc="left")
 
 
-def _map(axes: Axes, name: str, cells: np.ndarray, reach: float) -> None:
+def _map(axes: Axes, feature: Feature, cells: np.ndarray, reach: float) -> None:
     """One group of the surroundings as a map that reaches so many metres to each side."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    low, high, label = 0.0, 1.0, "unseen share"
+    low, high, label, name = 0.0, 1.0, "unseen share", feature.name
     if name == "obstacles":
         cells, low, high, label = cells * HEIGHT_SCALE, -HEIGHT_SCALE, HEIGHT_SCALE, "climb by (m)"
         ramp = ["#DCE6EE", scene.PAPER, scene.VIOLATION]
@@ -156,6 +157,9 @@ def _map(axes: Axes, name: str, cells: np.ndarray, reach: float) -> None:
         ramp = [scene.PAPER, scene.HUES[1]]
     else:
         ramp = [scene.SEEN, scene.UNSEEN]
+        if not name.startswith(("unseen_", "voronoi_share_")):  # one's own
+            low, high = min(0.0, float(cells.min())), max(1.0, float(cells.max()))
+            label = textwrap.shorten(feature.units, 40)
     colours = LinearSegmentedColormap.from_list(name, ramp)
     extent = (-reach, reach, reach, -reach)
     picture = axes.imshow(cells, cmap=colours, extent=extent, vmin=low, vmax=high)
@@ -170,7 +174,8 @@ def _map(axes: Axes, name: str, cells: np.ndarray, reach: float) -> None:
 def _teammates(axes: Axes, nearest: np.ndarray, reach: float, config: EnvConfig) -> None:
     """Marks the nearest teammates [K, 6] that are known and lie on the map."""
     known = nearest[nearest[:, 3] > 0, :2]
-    # The observation squeezes offsets with a tanh, so that far teammates stay below 1.
-    place = np.arctanh(np.clip(known, -0.999, 0.999)) * 2 * config.max_footprint
+    # The observation squeezes offsets with a tanh; beyond this nobody can tell where they are.
+    known = known[np.abs(known).max(axis=1, initial=0) < 0.999]
+    place = np.arctanh(known) * 2 * config.max_footprint
     place = place[np.abs(place).max(axis=1, initial=0) < reach]
     axes.plot(*place.T, "o", mfc=scene.HUES[1], mec="white", markersize=7)

@@ -89,6 +89,7 @@ def trim(episode: Episode) -> Episode:
         episode,
         positions=episode.positions[: length + 1],
         radii=episode.radii[: length + 1],
+        no_fly=episode.no_fly[episode.no_fly[:, 2] > 0],  # others fill up a folder's cities
         coverage=episode.coverage[: length + 1],
         **{
             name: jax.tree.map(lambda leaf: leaf[:length], getattr(episode, name))
