@@ -287,6 +287,7 @@ def test_a_run_is_described_by_a_file(tmp_path, monkeypatch):
     ("text", "words"),
     [
         ("preset: quik", "preset = quik is not allowed"),
+        ("name: mine", "name = mine is not allowed: there is no such setting"),
         ("env: {drons: 3}", "env.drons = 3 is not allowed: did you mean env.drones?"),
         ("- quick", "must hold settings by name"),
         ("a: [", "config = "),

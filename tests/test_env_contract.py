@@ -83,6 +83,14 @@ def test_another_environment_trains_and_evaluates():
         jax.eval_shape(lambda key: fly_episodes(key[None], env, Climber(), 1), jax.random.key(0))
 
 
+def test_a_fixed_world_is_one_key_of_programs(city_block, rough):
+    """Equal to itself alone: two fixed worlds never share a program that holds one of them."""
+    env = UrbanGrid(city_block, rough)
+    one, other = (env.fixed(env.draw_params(jax.random.key(seed))) for seed in (0, 1))
+    assert hash(one) == hash(one) and one == one and one != other
+    assert one.draw_params(jax.random.key(5)).packet_loss == one.params.packet_loss
+
+
 def test_no_swarm_waits_for_ever():
     """Eight wait, and one at a time begins anew: each is served in its turn by chance."""
     env, policy = Rendezvous(), Presses()

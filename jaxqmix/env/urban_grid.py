@@ -445,6 +445,9 @@ class FixedGrid(UrbanGrid):
 
     params: Any = None
 
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def draw_params(self, key: jax.Array) -> EnvParams:
         """The chosen world, whatever the key."""
         return self.params
