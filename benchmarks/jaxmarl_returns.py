@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 from common import RESULTS, parse, parser, save, show
-from rival_jaxmarl import load_script
+from rival_jaxmarl import load_script, make_world
 
 from jaxqmix.compilation import compile_ahead, enable_cache
 from jaxqmix.config import EnvConfig, LearnerConfig, RunConfig, TrainingConfig
@@ -44,16 +44,13 @@ RETURN = "returned_episode_returns"
 """Its name of the metric."""
 
 
-def make_world(name: str) -> Environment:
+def our_world(name: str) -> Environment:
     """One of its worlds, for our learner."""
-    from jaxmarl import make
-    from jaxmarl.environments.smax import map_name_to_scenario
-
     from jaxqmix.adapters.jaxmarl import JaxMarlWorld
 
     if name == SPREAD:
-        return JaxMarlWorld(make(name))
-    return JaxMarlWorld(make("HeuristicEnemySMAX", scenario=map_name_to_scenario(name), **SMAX))
+        return JaxMarlWorld(make_world(name))
+    return JaxMarlWorld(make_world("HeuristicEnemySMAX", name, **SMAX))
 
 
 def their_seed(
@@ -142,7 +139,7 @@ def main() -> None:
     line.add_argument("--first", type=int, default=1, help="seed; 0 was tuned on")
     arguments = parse(line)
     enable_cache()
-    world = make_world(arguments.world)
+    world = our_world(arguments.world)
     seeds = list(range(arguments.first, arguments.first + arguments.seeds))
     path = (arguments.out or RESULTS) / "jaxmarl_returns.json"
     rows = json.loads(path.read_text())["results"] if path.exists() else []

@@ -21,14 +21,14 @@ from jaxqmix.training import Trainer, in_world, make_trainer
 WORLDS = ("MPE_simple_spread_v3", "HeuristicEnemySMAX")
 
 
-def make_world(name: str) -> Any:
-    """One of its environments; SMAX in the scenario of its own QMIX configuration."""
+def make_world(name: str, scenario: str = "3s_vs_5z", **settings: Any) -> Any:
+    """One of its environments; SMAX in a scenario, by default of its own QMIX configuration."""
     from jaxmarl import make
     from jaxmarl.environments.smax import map_name_to_scenario
 
     if name.startswith("MPE"):
         return make(name)
-    return make(name, scenario=map_name_to_scenario("3s_vs_5z"))
+    return make(name, scenario=map_name_to_scenario(scenario), **settings)
 
 
 def available_actions(env: Any, state: Any) -> dict[str, jax.Array]:

@@ -291,9 +291,10 @@ def test_one_file_for_each_drone(format, tmp_path):
     assert all(file.read_text() for file in files)
     # Another flight takes the place of the last one, whatever its drones.
     (tmp_path / "out" / "drone-9").with_suffix(files[0].suffix).write_text("of another flight")
-    (tmp_path / "out" / "notes.txt").write_text("mine")
+    mine = (tmp_path / "out" / "drone-1-notes").with_suffix(files[0].suffix)
+    mine.write_text("not of a flight")
     again = flights.export_flights(episode(), WORLD, tmp_path / "out", format, ORIGIN)
-    assert {*(tmp_path / "out").iterdir()} == {*again, tmp_path / "out" / "notes.txt"}
+    assert {*(tmp_path / "out").iterdir()} == {*again, mine}
     # The shortest flight there is.
     assert flights.export_flights(episode(length=0), WORLD, tmp_path, format, ORIGIN)
 

@@ -311,11 +311,13 @@ def export_flights(
     ending, write = FORMATS[format]
     files = []
     Path(out).mkdir(parents=True, exist_ok=True)
-    for former in Path(out).glob(f"drone-*{ending}"):
-        former.unlink()
-    for flight in flights_of(episode, config, origin):
-        file = Path(out) / (flight.name + ending)
-        file.write_text(write(flight), encoding="utf-8")
+    flown = {flight.name + ending: write(flight) for flight in flights_of(episode, config, origin)}
+    for former in Path(out).glob(f"drone-[0-9]*{ending}"):
+        if former.name not in flown and former.stem.removeprefix("drone-").isdigit():
+            former.unlink()  # of another flight, with more drones
+    for name, text in flown.items():
+        file = Path(out) / name
+        file.write_text(text, encoding="utf-8")
         files.append(file)
     return files
 

@@ -68,7 +68,7 @@ def export_policy(
       ConfigError: on an unknown format, a missing extra, or a checkpoint that cannot be read.
     """
     out, format = Path(out), find_format(out, format)
-    require(out.suffix != ".json", "out", out, "the metadata of a policy go to a file so named")
+    require(out.suffix != ".json", "out", out, "a policy's metadata may go there")
     config, parameters, _ = load(Path(run))
     if views is not None:
         evaluation = dataclasses.replace(config.evaluation, symmetric=views)

@@ -86,8 +86,7 @@ class Shared:
     """What a site and the server agree on."""
 
     def __init__(self, config: RunConfig, federation: FederationConfig):
-        """Raises `ConfigError` on settings that do not fit, or that a network cannot carry out."""
-        require_real(federation)
+        """Raises `ConfigError` on settings that do not fit."""
         self.config, self.federation = config, federation
         self.sites: Sequence[Site] = find_sites(federation, config)[0]
         self.groups = make_groups(config, federation, self.sites)
@@ -176,7 +175,8 @@ class SiteNode(Shared):
             return self._begin(), residual
         like, structure = jax.tree.flatten((jax.eval_shape(self._begin), residual))
         with np.load(self.file) as saved:
-            if str(saved["settings"]) != self._settings or int(saved["rounds"]) >= rounds:
+            same = str(saved.get("settings")) == self._settings
+            if not same or int(saved["rounds"]) >= rounds:
                 return self._begin(), residual
             found = [saved[f"leaf_{place}"] for place in range(len(like))]
         return jax.tree.unflatten(structure, found)
@@ -211,7 +211,9 @@ class ServerNode(Shared):
     """The server: its weights, and how replies change them."""
 
     def __init__(self, config: RunConfig, federation: FederationConfig):
-        """Begins with the weights that the simulation begins with."""
+        """Begins with the weights that the simulation begins with; raises `ConfigError` as
+        `require_real`."""
+        require_real(federation)
         super().__init__(config, federation)
         first = self.groups[0].sites[0]
         weights = jit(lambda: self.weights_of(self.begin(first)), once=True)()
@@ -222,8 +224,8 @@ class ServerNode(Shared):
         )
         self._aggregate = jit(self._next)
         # The noise of privacy is secret: sites know the seed, and would take it off again.
-        seed = secrets.randbits(32) if federation.noise else config.training.seed
-        self._key = jax.random.fold_in(jax.random.key(np.uint32(seed)), FEDERATION + 1)
+        secret = jnp.array([secrets.randbits(32) for _ in range(2)], jnp.uint32)
+        self._key = jax.random.wrap_key_data(secret)
 
     @property
     def weights(self) -> Arrays:
@@ -328,6 +330,7 @@ def write_app(folder: Path, config: RunConfig, federation: FederationConfig, out
     Raises:
       ConfigError: on settings that do not fit.
     """
+    require_real(federation)
     Shared(config, federation)
     folder.mkdir(parents=True, exist_ok=True)
     # A string of JSON is one of TOML.

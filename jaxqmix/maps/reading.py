@@ -95,9 +95,9 @@ def survey_of(path: Path, default_height: float) -> Survey:
     if path.suffix.lower() in (".osm", ".xml"):
         return osm.read_buildings(path, default_height)
     data = read_json(path)
-    read = cityjson if data.get("type") == "CityJSON" else geojson
+    kind = cityjson if data.get("type") == "CityJSON" else geojson
     with odd_json(path):
-        return read.read_buildings(data, path, default_height)
+        return kind.read_buildings(data, path, default_height)
 
 
 @contextmanager
