@@ -22,7 +22,11 @@ JAX_SETTINGS: Any = jax.config
 
 # The first would drop the barriers. The second makes one kernel of a small loop, and the process
 # aborts there on a barrier of several arrays (jax 0.12); without it nothing was slower.
-_CPU_OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting"}
+_CPU_OPTIONS = {
+    "xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting",
+    # Of LLVM: compiled in two thirds of the time, and as fast, for XLA has vectorised before it.
+    "xla_backend_optimization_level": 1,
+}
 _ONCE_OPTIONS = {"xla_backend_optimization_level": 0}
 
 
@@ -43,7 +47,7 @@ def jit(function: Callable, once: bool = False, **options: Any) -> Callable:
 
     Args:
       function: to compile.
-      once: it runs only once: on CPU, compiled in about half the time, it may run slower.
+      once: it runs only once: on CPU it is compiled sooner, and may run slower.
       options: of `jax.jit`.
     """
     if jax.default_backend() == "cpu":
