@@ -24,7 +24,7 @@ JAX_SETTINGS: Any = jax.config
 # aborts there on a barrier of several arrays (jax 0.12); without it nothing was slower.
 _CPU_OPTIONS = {
     "xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting",
-    # Of LLVM: compiled in two thirds of the time, and as fast, for XLA has vectorised before it.
+    # Of LLVM: compiled in two thirds of the time; no program was slower by more than the noise.
     "xla_backend_optimization_level": 1,
 }
 _ONCE_OPTIONS = {"xla_backend_optimization_level": 0}
