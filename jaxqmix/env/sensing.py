@@ -189,7 +189,9 @@ def chance_mask(
     y, x = (first[:, None] + jnp.arange(1, side + 1) + 0.5) * config.cell_size
     squared = (y[:, None] - position[1]) ** 2 + (x[None, :] - position[0]) ** 2
     # Random numbers are the cost of this look: one word for two cells, none for the window's rest.
-    draw = materialise(jax.random.bits(key, (side, -(-side // 2)), jnp.uint32))
+    # The numbers of one look are never spread over devices; so drawn, they cost half as much.
+    with jax.threefry_partitionable(False):
+        draw = materialise(jax.random.bits(key, (side, -(-side // 2)), jnp.uint32))
     draw = jnp.concatenate([draw & 0xFFFF, draw >> 16], axis=-1)[:, :side] / jnp.float32(2**16)
     # draw < visibility x (1 - distance / radius), without the root.
     within = jnp.maximum(visibility - draw, 0.0) * radius
