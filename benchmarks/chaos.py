@@ -43,7 +43,9 @@ from unittest import mock
 
 from common import in_one_line, machine, parser, save, show
 
-from jaxqmix import checkpoints, cli, compilation, runner, world_commands
+from jaxqmix import checkpoints, cli, compilation, runner
+from jaxqmix.commands import evaluate, federate, world
+from jaxqmix.commands import train as train_command
 from jaxqmix.config import (
     CheckpointConfig,
     ConfigError,
@@ -52,7 +54,6 @@ from jaxqmix.config import (
     shown,
     to_dict,
 )
-from jaxqmix.federated import command
 from jaxqmix.metrics import read
 from jaxqmix.presets import PRESETS
 from jaxqmix.render import animation, curves  # noqa: F401  (loaded once, for all)
@@ -439,7 +440,7 @@ def try_words(words: list[str]) -> None:
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Each module that holds a name by itself: one imported meanwhile would keep the stand-in.
-        for module in (cli, world_commands, command):
+        for module in (train_command, evaluate, world, federate):
             for name in {"prepare_jax", "find_policy", "find_scale"} & set(vars(module)):
                 stack.enter_context(mock.patch.object(module, name, work))
         stack.enter_context(mock.patch("jaxqmix.runner.train", lambda *_: None))

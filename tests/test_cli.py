@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from conftest import compile_quickly
 
-from jaxqmix import api, arguments, cli, presets
+from jaxqmix import api, cli, presets
+from jaxqmix.commands import arguments
+from jaxqmix.commands.common import write
+from jaxqmix.commands.evaluate import find_policy
 from jaxqmix.config import ConfigError, to_dict
 from jaxqmix.metrics import check_writable
 from jaxqmix.presets import preset
@@ -119,7 +122,7 @@ def test_bad_input_gets_one_line(capsys, tmp_path, monkeypatch, arguments, words
 )
 def test_what_tyro_says_in_another_way_still_gets_one_line(capsys, monkeypatch, arguments):
     """As where a version has no error objects."""
-    monkeypatch.setattr(cli, "explained", lambda *_: None)
+    monkeypatch.setattr("jaxqmix.commands.common.explained", lambda *_: None)
     assert arguments[0].strip("-") in refused(capsys, "train", "quick", *arguments)
 
 
@@ -197,7 +200,7 @@ def test_wandb_is_asked_for_before_work(capsys, tmp_path, monkeypatch):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, capsys):
     path = tmp_path / "folder" / "report.json"
-    cli.write(path, lambda part: part.write_text("first"))
+    write(path, lambda part: part.write_text("first"))
     assert capsys.readouterr().out == f"wrote {path}\n"
 
     def interrupted(part):
@@ -205,7 +208,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, capsys):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cli.write(path, interrupted)
+        write(path, interrupted)
     assert [file.name for file in path.parent.iterdir()] == ["report.json"]
     assert path.read_text() == "first"
 
@@ -266,7 +269,7 @@ def started(monkeypatch, *words: str):
     """The run's config that a command starts."""
     runs = []
     monkeypatch.setattr("jaxqmix.runner.train", lambda config, *_: runs.append(config))
-    monkeypatch.setattr(cli, "prepare_jax", lambda: None)
+    monkeypatch.setattr("jaxqmix.commands.train.prepare_jax", lambda: None)
     assert cli.run(["train", *words]) == 0
     return runs[0]
 
@@ -323,13 +326,13 @@ def test_settings_of_the_world_are_told_from_others(line, world, rest):
 
 def test_policies_fly_in_another_world(monkeypatch):
     """What differs from the run or preset is said in the report."""
-    monkeypatch.setattr(cli, "prepare_jax", lambda: None)
+    monkeypatch.setattr("jaxqmix.commands.evaluate.prepare_jax", lambda: None)
     words = ["--domain.packet-loss", "0.5", "0.5", "--env.drones", "4"]
-    loaded = cli.find_policy("quick", "lanes", None, None, words)
+    loaded = find_policy("quick", "lanes", None, None, words)
     assert loaded.changed == {"env.drones": 4, "domain.packet_loss": "(0.5, 0.5)"}
     assert loaded.policy.config.drones == 4
-    assert cli.find_policy("quick", "lanes", 6).changed == {"env.drones": 6}
-    assert cli.find_policy("quick", "lanes", None).changed == {}
+    assert find_policy("quick", "lanes", 6).changed == {"env.drones": 6}
+    assert find_policy("quick", "lanes", None).changed == {}
 
 
 def test_runs_of_similar_names_are_proposed(capsys, tmp_path, monkeypatch):
@@ -340,7 +343,7 @@ def test_runs_of_similar_names_are_proposed(capsys, tmp_path, monkeypatch):
 
 
 def test_videos_are_refused_before_the_flight_without_their_encoder(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr("jaxqmix.commands.evaluate.find_spec", lambda name: None)
     error = refused(capsys, "render", "quick", "--planner", "lanes", "--out", "x.mp4")
     assert error == 'jaxqmix: out = x.mp4 needs imageio-ffmpeg: pip install ".[video]"\n'
 
@@ -416,8 +419,8 @@ def test_planners_are_drawn_with_other_numbers_of_drones(capsys, tmp_path, monke
 def test_shortcuts_are_short_for_settings(line, expected, monkeypatch):
     runs = []
     monkeypatch.setattr("jaxqmix.runner.train", lambda config, *_: runs.append(config))
-    monkeypatch.setattr(cli, "prepare_jax", lambda: None)
-    assert cli.train_command(line.split()) == 0
+    monkeypatch.setattr("jaxqmix.commands.train.prepare_jax", lambda: None)
+    assert cli.run(["train", *line.split()]) == 0
     (config,) = runs
     training = config.training
     assert expected == (config.preset, training.mode, training.swarms, training.env_steps,

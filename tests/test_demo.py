@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxqmix import cli, demo
+from jaxqmix.commands.federate import federate_command
 from jaxqmix.config import ConfigError, to_dict
-from jaxqmix.federated.command import federate_command
 from jaxqmix.maps import CityMap, with_city
 from jaxqmix.presets import preset
 

@@ -141,7 +141,7 @@ def test_its_folders_are_ordinary_runs(whole, monkeypatch):
     def flies(name, *_):
         raise ConfigError(f"flies {name}")
 
-    monkeypatch.setattr(cli, "find_policy", flies)
+    monkeypatch.setattr("jaxqmix.commands.evaluate.find_policy", flies)
     for site, expected in (
         ("1", "flies .*sites/01"),
         ("02", "flies .*sites/02"),

@@ -31,7 +31,7 @@ LAYERS = {
             "console",
         ),
         *("comparison", "federated"),
-        *("arguments", "world_commands", "adapters"),
+        *("commands", "adapters"),
     ),
     7: ("__main__", ""),
 }

@@ -14,8 +14,8 @@ from conftest import compile_quickly, quick_options
 from training_programs import TINY
 
 from jaxqmix import cli
-from jaxqmix.arguments import Place, find_place
 from jaxqmix.checkpoints import load, steps_of
+from jaxqmix.commands.arguments import Place, find_place
 from jaxqmix.config import ConfigError, setting_names
 from jaxqmix.hyperparameters import value_of
 from jaxqmix.metrics import read
@@ -217,7 +217,7 @@ def test_half_a_place_is_refused(given, words):
 
 def test_seeds_are_trained_by_one_process(monkeypatch, capsys):
     monkeypatch.setattr("jaxqmix.processes.join", lambda *_: None)
-    monkeypatch.setattr(cli, "prepare_jax", lambda: None)
+    monkeypatch.setattr("jaxqmix.commands.train.prepare_jax", lambda: None)
     words = ["--coordinator", "a:1", "--processes", "2", "--process", "0", "--seeds", "2"]
     with pytest.raises(SystemExit):
         cli.main(["train", "quick", "--scale", "cpu", *words])

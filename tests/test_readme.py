@@ -151,7 +151,7 @@ def test_trainings_are_real_elsewhere():
 
 @pytest.mark.parametrize("line", FEDERATED)
 def test_federations_are_understood(line, monkeypatch):
-    monkeypatch.setattr("jaxqmix.federated.command.run", lambda given: 7)
+    monkeypatch.setattr("jaxqmix.commands.federate.run", lambda given: 7)
     monkeypatch.setattr("jaxqmix.federated.run.site_folder", lambda run, site: Understood.now())
     if "--site " in line:
         with pytest.raises(Understood):
@@ -164,7 +164,7 @@ def test_runs_of_several_processes_are_understood(monkeypatch):
     assert len(SEVERAL) >= 2
     joined = []
     monkeypatch.setattr("jaxqmix.processes.join", lambda *place: joined.append(place))
-    monkeypatch.setattr(cli, "prepare_jax", lambda: None)
+    monkeypatch.setattr("jaxqmix.commands.train.prepare_jax", lambda: None)
     monkeypatch.setattr(runner, "train", lambda *_: None)
     for line in SEVERAL:
         assert cli.run([*shlex.split(line)[1:], "--scale", "cpu"]) == 0

@@ -242,7 +242,7 @@ def test_a_folder_of_seeds_is_plotted_whole(whole, tmp_path, monkeypatch, capsys
 def test_the_command_gives_seeds_a_folder_of_their_own(monkeypatch):
     given = []
     monkeypatch.setattr("jaxqmix.seeds.train_seeds", lambda *words: given.append(words))
-    monkeypatch.setattr(cli, "prepare_jax", lambda: None)
+    monkeypatch.setattr("jaxqmix.commands.train.prepare_jax", lambda: None)
     assert cli.run(["train", "quick", "--seeds", "5", "--seed", "3"]) == 0
     ((config, out, seeds, resume, _),) = given
     assert (config.training.seed, seeds, resume) == (3, 5, False)

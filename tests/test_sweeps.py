@@ -14,8 +14,8 @@ from training_programs import TINY, Interrupt
 
 import jaxqmix
 from jaxqmix import cli, console
-from jaxqmix.arguments import swept_values
 from jaxqmix.checkpoints import load
+from jaxqmix.commands.arguments import swept_values
 from jaxqmix.config import ConfigError, from_dict
 from jaxqmix.hyperparameters import TRACED, bound, stacked, value_of
 from jaxqmix.metrics import runs_in
@@ -165,7 +165,7 @@ def test_values_of_the_command_line():
 def test_the_command_sweeps(monkeypatch):
     given = []
     monkeypatch.setattr("jaxqmix.sweeps.train_sweep", lambda *words: given.append(words))
-    monkeypatch.setattr(cli, "prepare_jax", lambda: None)
+    monkeypatch.setattr("jaxqmix.commands.train.prepare_jax", lambda: None)
     words = ["train", "quick", "--sweep", "learner.gamma=0.9,0.97", "--seeds", "2"]
     assert cli.run(words) == 0
     ((config, out, sweep, seeds, resume, shown),) = given

@@ -6,18 +6,16 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from jaxqmix.cli import (
+from jaxqmix.commands.common import (
     PLACE,
-    PLANNER,
-    Planner,
     check_file,
-    find_policy,
     optional,
     parse,
     prepare_jax,
     single,
     write,
 )
+from jaxqmix.commands.evaluate import PLANNER, Planner, find_policy
 from jaxqmix.config import ConfigError, require
 from jaxqmix.metrics import check_writable
 

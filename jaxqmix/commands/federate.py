@@ -10,8 +10,8 @@ from typing import Annotated
 
 import tyro
 
-from jaxqmix.arguments import with_both_ends
-from jaxqmix.cli import over_city, parse, prepare_jax, single
+from jaxqmix.commands.arguments import with_both_ends
+from jaxqmix.commands.common import over_city, parse, prepare_jax, single
 from jaxqmix.config import ConfigError, RunConfig, require
 from jaxqmix.federated.config import FederationConfig
 from jaxqmix.presets import PRESETS, preset

@@ -1,0 +1,1 @@
+"""The commands of `jaxqmix`: their settings, and what they do with them."""
