@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import over_seeds, parse, parser, save, show, with_settings, with_training
+from common import kept_rows, over_seeds, parse, parser, save, show, with_settings, with_training
 
 from jaxqmix.compilation import enable_cache
 from jaxqmix.config import RunConfig, to_dict
@@ -90,17 +88,6 @@ def show_rows(rows: list[dict[str, Any]]) -> None:
         ("variant", *(name.replace("_", " ") for name in forms)),
         [(row["variant"], *(cell(row, *item) for item in forms.items())) for row in rows],
     )
-
-
-def kept_rows(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows that the file holds; ends the program when they are of another study."""
-    if not path.exists():
-        return []
-    before = json.loads(path.read_text())["results"]
-    for name, value in about.items():
-        if before.get(name) != value:
-            sys.exit(f"{path} holds a study with another {name}: give another --name or --out")
-    return before["rows"]
 
 
 def main() -> None:

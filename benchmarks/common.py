@@ -300,3 +300,14 @@ def brief(value: float | None) -> str:
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{float(f'{value:.3g}') if isinstance(value, float) else value:,.0f}"
     return f"{value:.3g}"
+
+
+def kept_rows(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows that the file holds; ends the program when they are of another study."""
+    if not path.exists():
+        return []
+    before = json.loads(path.read_text())["results"]
+    for name, value in about.items():
+        if before.get(name) != value:
+            sys.exit(f"{path} holds a study with another {name}: give another --name or --out")
+    return before["rows"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from common import RESULTS, parse, parser, save, show
+from common import kept_rows, machine, parse, parser, save, show
 
 from jaxqmix.compilation import enable_cache, jit
 from jaxqmix.config import RunConfig
@@ -44,6 +43,9 @@ from jaxqmix.types import EnvParams
 from jaxqmix.validate import MISSION
 
 METRICS = ("t90", "coverage", "return", "collision_rate")
+SETTINGS = ("preset", "env_steps", "local_env_steps", "sites", "per_round", "heterogeneity")
+SETTINGS += ("episodes", "strangers", "small")
+"""Options that all rows of a file share."""
 ATTACKS = ("sign-flip", "scale", "nan", "weight", "noise", "copy")
 ROBUST = ("median", "trimmed-mean", "krum", "multi-krum")
 
@@ -270,11 +272,11 @@ def main() -> int:
             own = worked_alike(find_sites(federation, config))[0]
         runs[name] = lambda left, f=federation, own=own: federated(config, f, own, left)
     evaluate = make_evaluator(config, [*sites, *strangers], given.episodes)
-    path = (given.out or RESULTS) / f"{given.name}.json"
-    rows = json.loads(path.read_text())["results"] if path.exists() else []
+    about = {name: getattr(given, name) for name in SETTINGS}
+    rows = kept_rows(given.out / f"{given.name}.json", about)
     for name, run in runs.items():
         if not given.variants or name in given.variants:
-            measure(name, run, evaluate, len(sites), rows, given)
+            measure(name, run, evaluate, len(sites), about | {"rows": rows}, given)
     table(rows)
     return 0
 
@@ -289,20 +291,21 @@ def measure(
     run: Any,
     evaluate: SitesEvaluator,
     known: int,
-    rows: list[dict[str, Any]],
+    results: dict[str, Any],
     given: argparse.Namespace,
 ) -> None:
-    """Trains a variant for the seeds that `rows` lacks, flies it, and saves a row for each."""
+    """Trains a variant for the seeds that the results lack, flies it, and saves a row for each."""
+    rows = results["rows"]
     done = [row["seed"] for row in rows if row["variant"] == name]
     left = [seed for seed in range(given.seeds) if seed not in done]
     started = time.perf_counter()
     for seed, (agent, steps) in zip(left, run(left) if left else (), strict=True):
         fly = flown_alone if name == "alone" else flown
-        row = {"variant": name, "seed": seed, "env_steps": steps}
+        row = {"variant": name, "seed": seed, "env_steps": steps, "commit": machine()["commit"]}
         row |= fly(evaluate, agent, known, given)
         row["seconds"] = time.perf_counter() - started
         rows.append(row)
-        save(given.name, rows, given.out)
+        save(given.name, results, given.out)
         figures = [f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, float)]
         print(f"{name}, seed {seed}: {', '.join(figures)}", flush=True)
         started = time.perf_counter()

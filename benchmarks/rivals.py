@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import rival_fedmarl
 import rival_jaxmarl
 from common import (
@@ -50,10 +51,12 @@ NOTES = {
     "on a rollout of all swarms; a network for each drone against a shared one; their resets "
     "left out",
     "jaxmarl world": "another world, without city, map or radio; their steps include resets, ours "
-    "do not",
+    "do not; ours on all devices, theirs on one",
     "jaxmarl training, our world": "another world with longer observations; their mixer has two "
-    "layers more; equal updates and batches",
-    "jaxmarl training, their world": "their mixer has two layers more; equal updates and batches",
+    "layers more, our agent layer norms and a dueling head; equal updates and batches; ours on all "
+    "devices, theirs on one",
+    "jaxmarl training, their world": "their mixer has two layers more, our agent layer norms and a "
+    "dueling head; equal updates and batches; ours on all devices, theirs on one",
 }
 """What is not comparable."""
 
@@ -69,6 +72,8 @@ def our_world(config: RunConfig, swarms: int, seconds: float) -> Callable[[], fl
 def our_training(state: Any, iterate: Callable, work: int, seconds: float) -> Callable[[], float]:
     """Measures env steps per second of training iterations of `work` env steps, at every call."""
     call = chained(lambda state: iterate(state, AT_ONCE)[0], state)
+    for _ in range(2):  # a world's reset and its step may differ in types: it compiles twice
+        jax.block_until_ready(call())
     return lambda: rate(call, AT_ONCE * work, seconds)
 
 
@@ -161,6 +166,7 @@ def require_checkout(option: str | None, arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Measures, shows and saves."""
     line = parser(__doc__, repeats=3)
+    line.add_argument("--name", default="rivals", help="of the result's file")
     line.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     line.add_argument("--fed-marl", type=Path, help="checkout of Fed-MARL")
     line.add_argument("--jaxmarl", type=Path, help="checkout of JaxMARL")
@@ -178,7 +184,7 @@ def main() -> None:
             require_checkout(NEEDS[name], arguments)
             for found in PARTS[name](arguments):
                 rows.append(found)
-                save("rivals", {"rows": rows, "skipped": skipped}, arguments.out)
+                save(arguments.name, {"rows": rows, "skipped": skipped}, arguments.out)
                 print(f"{found['what']}, {found['setting']}: {found['times']['median']:.3g} times")
         except (ImportError, FileNotFoundError) as error:
             skipped.append(f"{name} is skipped: {error}")
@@ -193,7 +199,7 @@ def main() -> None:
         ],
     )  # fmt: skip
     if rows:
-        save("rivals", {"rows": rows, "skipped": skipped}, arguments.out)
+        save(arguments.name, {"rows": rows, "skipped": skipped}, arguments.out)
 
 
 if __name__ == "__main__":

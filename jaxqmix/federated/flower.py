@@ -66,11 +66,12 @@ def train(message: Message, context: Context) -> Message:
     """Trains this node's site; its number and folder are the node's `site` and `folder`."""
     if "site" not in context.node_config:
         raise ConfigError("site is missing: start the node with --node-config 'site=0'")
-    given = message.content[SETTINGS]
+    given: dict[str, Any] = dict(message.content.config_records[SETTINGS])
     folder = str(context.node_config.get("folder", "site"))
     node = site_node(str(given["settings"]), int(context.node_config["site"]), folder)
-    arrays, metrics = node.train(from_record(message.content[ARRAYS]), int(given["rounds"]))
-    content = RecordDict({ARRAYS: to_record(arrays), METRICS: MetricRecord(metrics)})
+    received = from_record(message.content.array_records[ARRAYS])
+    arrays, metrics = node.train(received, int(given["rounds"]))
+    content = RecordDict({ARRAYS: to_record(arrays), METRICS: MetricRecord({**metrics})})
     return Message(content=content, reply_to=message)
 
 
@@ -121,8 +122,8 @@ class AtTheDoor(Strategy):
         self.reports.append(report)
         for node, reason in report["refused"].items():
             log(WARNING, "node %s turned away: %s", node, reason)
-        metrics = {"admitted": len(report["admitted"]), "refused": len(report["refused"])}
-        return to_record(self.node.weights), MetricRecord(metrics)
+        counts = {name: len(report[name]) for name in ("admitted", "refused")}
+        return to_record(self.node.weights), MetricRecord({**counts})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -140,8 +141,8 @@ class AtTheDoor(Strategy):
 def read_reply(node: str, content: RecordDict) -> Reply:
     """A reply in our terms; whatever it lacks, the door will name."""
     try:
-        arrays = from_record(content[ARRAYS])
-        told = content[METRICS]
+        arrays = from_record(content.array_records[ARRAYS])
+        told: dict[str, Any] = dict(content.metric_records[METRICS])
         return Reply(node, arrays, float(told["env_steps"]), float(told.get("site", 0.0)))
     except Exception as error:  # Written by others: anything may be wrong with it.
         log(WARNING, "node %s sent what cannot be read: %s", node, error)
