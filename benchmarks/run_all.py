@@ -1,4 +1,4 @@
-"""Runs every benchmark of speed one after the other; a failing one does not stop the rest.
+"""Runs benchmarks of speed one after the other; a failing one does not stop the rest.
 
 `short` takes the scripts' own defaults; `long` sweeps further, over all presets and more seeds. The
 exit code is 1 when any failed.
