@@ -275,6 +275,12 @@ class EnvConfig(Checked):
         return self.cell_size / self.cruise_speed
 
     @property
+    def top_altitude(self) -> float:
+        """The highest altitude that drones reach, by whole climbs from the lowest, metres."""
+        climbs = math.floor((self.max_altitude - self.min_altitude + ALTITUDE_SLACK) / self.climb)
+        return self.min_altitude + self.climb * climbs
+
+    @property
     def max_footprint(self) -> float:
         """Largest footprint radius: full visibility at the highest altitude, metres."""
         return FOOTPRINT_RADIUS * (1 + self.max_altitude / FOOTPRINT_ALTITUDE)
@@ -299,6 +305,8 @@ FOOTPRINT_RADIUS = 100.0
 """Footprint radius at the ground, metres."""
 FOOTPRINT_ALTITUDE = 500.0
 """Altitude that doubles the footprint radius, metres."""
+ALTITUDE_SLACK = 0.01
+"""Metres beyond the altitude limits that are still inside: climbs add up in float32."""
 CONFLICT_HORIZONTAL = 20.0
 """Drones closer than this horizontally, and vertically closer than the next, conflict, metres."""
 CONFLICT_VERTICAL = 10.0

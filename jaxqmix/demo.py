@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def menu(city: str | None = None) -> str:
 
 def show_and_run(run: Run, *arguments: str) -> int:
     """Prints a command as a person would type it, and runs it."""
-    print(f"\n$ jaxqmix {' '.join(arguments)}", flush=True)
+    print(f"\n$ jaxqmix {shlex.join(arguments)}", flush=True)
     return run(list(arguments))
 
 
@@ -117,7 +118,7 @@ def visualise(run: Run, city: str | None = None) -> int:
         raise ConfigError(f"run is missing: nothing is trained in {RUNS}; jaxqmix demo 1 trains")
     replay = folder / "replay.html"
     for picture in (replay, replay.with_suffix(".gif")):
-        show_and_run(run, "render", folder.as_posix(), "--out", picture.as_posix())
+        show_and_run(run, "render", folder.as_posix(), "--out", picture.as_posix(), *over(city))
     print(f"open {replay.resolve().as_uri()} in a browser: a 3-D replay to play and turn")
     return 0
 
@@ -127,7 +128,7 @@ def twenty(run: Run, city: str | None = None) -> int:
     folder = run_for_twenty(city)
     if folder is None:
         return show_and_run(run, *training("scale20", city))
-    return show_and_run(run, "evaluate", folder.as_posix(), "--drones", str(SWARM))
+    return show_and_run(run, "evaluate", folder.as_posix(), "--drones", str(SWARM), *over(city))
 
 
 def federate_quick(run: Run, city: str | None = None) -> int:
@@ -251,11 +252,15 @@ def plain(data: dict) -> dict:
 
 
 def settings(folder: Path, name: str = "config.json") -> dict:
-    """A run's settings as plain JSON; empty when they cannot be read."""
+    """A run's settings as plain JSON; empty when they cannot be read, or are no settings."""
     try:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
+    if not isinstance(data, dict):
+        return {}
+    parts = (data.get(part, {}) for part in ("env", "training"))
+    return data if all(isinstance(part, dict) for part in parts) else {}
 
 
 def finished(folder: Path | None) -> bool:

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -96,10 +97,15 @@ def quick_options() -> dict[str, Any]:
     return {name: value for name, value in options.items() if known(name, value)}
 
 
-def compile_quickly(patch: pytest.MonkeyPatch) -> None:
-    """Programs of the package compile with `quick_options`."""
-    for name, value in quick_options().items():
-        patch.setitem(compilation._CPU_OPTIONS, name, value)
+USERS_OPTIONS = dict(compilation._CPU_OPTIONS)
+"""What users' programs are compiled with."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_programs():
+    """Programs of the package compile with `quick_options` here."""
+    with mock.patch.dict(compilation._CPU_OPTIONS, quick_options()):
+        yield
 
 
 CITY_BLOCK = EnvConfig(
@@ -180,7 +186,8 @@ def compiled_flight(config: EnvConfig, steps: int, thorough: bool) -> Callable:
         }
 
     if thorough:
-        return jit(jax.vmap(one_flight))
+        with mock.patch.dict(compilation._CPU_OPTIONS, USERS_OPTIONS, clear=True):
+            return jit(jax.vmap(one_flight))
     return jax.jit(jax.vmap(one_flight), compiler_options=quick_options())
 
 

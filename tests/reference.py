@@ -116,12 +116,20 @@ def footprint_radius(altitude: float, visibility: float) -> float:
     return 100.0 * (1 + altitude / 500.0) * math.sqrt(visibility)
 
 
+def top_altitude(config) -> float:
+    """Where a drone ends that climbs from the lowest altitude as long as it may."""
+    altitude = config.min_altitude
+    while altitude + config.climb <= config.max_altitude + 0.01:
+        altitude += config.climb
+    return altitude
+
+
 def coverable_cells(no_fly: np.ndarray, visibility: float, config) -> np.ndarray:
     """Cells that a drone can see from outside every cylinder that it cannot fly over."""
-    reach = footprint_radius(config.max_altitude, visibility) - math.sqrt(2) * config.cell_size
+    reach = footprint_radius(top_altitude(config), visibility) - math.sqrt(2) * config.cell_size
     coverable = np.ones(grid_shape(config), bool)
     for x, y, radius, ceiling in no_fly:
-        if ceiling > config.max_altitude:
+        if ceiling > top_altitude(config):
             coverable &= radius - distances(x, y, config) <= max(reach, 0.0)
     return coverable
 
@@ -361,7 +369,7 @@ def team_reward(
 def fewest_steps(coverable: int, seen: int, visibility: float, loss: float, config) -> float:
     """Area that is missing to 90 % / area that the swarm can newly see in an env step, m2 each."""
     missing = max(0.9 * coverable - seen, 0) * config.cell_size**2
-    width = 2 * footprint_radius(config.max_altitude, visibility)
+    width = 2 * footprint_radius(top_altitude(config), visibility)
     return missing / (config.drones * width * config.cell_size * (1 - loss))
 
 
@@ -522,33 +530,29 @@ def repeatable(heights, no_fly, place, config) -> list[set[bool]]:
     return [{code not in (BUILDING, NO_FLY) for code in possible} for possible in codes]
 
 
-def gain(unseen, place, visibility, config, slack: float = 0.0) -> list[float]:
-    """Unseen cells that a look would see after each action, and after 2, 4 and 8 moves along each
-    heading, in footprint diameters times a cell's side; within 16 cells of the drone's own.
-
-    `slack` widens or narrows the footprint, metres.
-    """
-    values = []
-    for newly, reach in looks_ahead(unseen, place, visibility, config, slack):
-        values.append(newly.sum() / (2 * reach / config.cell_size))
-    return values
+def gain(looks: list[tuple], config) -> list[float]:
+    """Cells newly seen by each of `looks_ahead`, in footprint diameters times a cell's side."""
+    return [newly.sum() / (2 * reach / config.cell_size) for newly, reach in looks]
 
 
-def growth(unseen, place, visibility, config) -> list[float]:
-    """Growth of the perimeter by each of the looks of `gain`, in fours of sides; sides on the edge
-    of the 32 x 32 cells around the drone do not count."""
+def growth(looks: list[tuple], unseen, place, config) -> list[float]:
+    """Growth of the perimeter by each of `looks_ahead`, in fours of sides; sides on the edge of the
+    32 x 32 cells around the drone do not count."""
     row, column = cell_of(place[0], place[1], config)
 
     def sides(cells: np.ndarray) -> int:
         window = np.pad(cells, 16)[row : row + 32, column : column + 32]
         return np.sum(window[1:] != window[:-1]) + np.sum(window[:, 1:] != window[:, :-1])
 
-    looks = looks_ahead(unseen, place, visibility, config)
     return [(sides(unseen & ~newly) - sides(unseen)) / 4 for newly, _ in looks]
 
 
 def looks_ahead(unseen, place, visibility, config, slack: float = 0.0) -> list[tuple]:
-    """What each look of `gain` would newly see [H, W], and its radius."""
+    """What a look would newly see [H, W] after each action, and after 2, 4 and 8 moves along each
+    heading, within 16 cells of the drone's own; and its radius.
+
+    `slack` widens or narrows the footprint, metres.
+    """
     row, column = cell_of(place[0], place[1], config)
     near = np.zeros_like(unseen)
     near[max(row - 16, 0) : row + 16, max(column - 16, 0) : column + 16] = True
@@ -675,6 +679,7 @@ def observe(world: World, weather: Weather, noise, config) -> list[dict[str, np.
     result = []
     for drone, place in enumerate(world.position):
         cell = cell_of(place[0], place[1], config)
+        looks = looks_ahead(world.unseen, place, weather.visibility, config)
         real = (place[1] / config.cell_size, place[0] / config.cell_size)
         parts = {
             "pose": pose(place, observed[drone], weather.visibility, config),
@@ -687,8 +692,8 @@ def observe(world: World, weather: Weather, noise, config) -> list[dict[str, np.
                 max(p) for p in repeatable(world.heights, world.no_fly, place, config)
             ],
             "obstacles": obstacles(world.heights, world.no_fly, place, config),
-            "information_gain": gain(world.unseen, place, weather.visibility, config),
-            "perimeter_change": growth(world.unseen, place, weather.visibility, config),
+            "information_gain": gain(looks, config),
+            "perimeter_change": growth(looks, world.unseen, place, config),
         }
         sides = view_sides(config)
         for block, side in sides:

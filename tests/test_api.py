@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import compile_quickly
 
 import jaxqmix
 from jaxqmix import api, console, loading, runner
@@ -23,12 +22,6 @@ from jaxqmix.validate import MISSION
 
 TINY = MISSION.replace(**{"env.horizon": 5, "evaluation.episodes": 2})
 KEY = jax.random.key(0)
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation(monkeypatch):
-    # Little runs, much compiles.
-    compile_quickly(monkeypatch)
 
 
 def first_available(key, state, timestep, hidden_state):

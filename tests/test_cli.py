@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import compile_quickly
 
 from jaxqmix import api, cli, presets
 from jaxqmix.commands import arguments
@@ -388,7 +387,6 @@ def test_planners_are_evaluated_from_a_preset(capsys, tmp_path):
 def test_planners_are_drawn_with_other_numbers_of_drones(capsys, tmp_path, monkeypatch, ending):
     tiny = dataclasses.replace(MISSION, env=dataclasses.replace(MISSION.env, horizon=6))
     monkeypatch.setitem(presets.PRESETS, "quick", tiny)
-    compile_quickly(monkeypatch)
     flown, out = [], tmp_path / f"flight{ending}"
     record = api.record
 

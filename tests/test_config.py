@@ -527,3 +527,10 @@ def test_presets():
         assert by_chance.horizon > env.horizon
     with pytest.raises(ConfigError, match=r"preset = huge .*quick"):
         preset("huge")
+
+
+def test_the_top_is_reached_by_whole_climbs():
+    def top(lowest, climb, highest):
+        return EnvConfig(min_altitude=lowest, climb=climb, max_altitude=highest).top_altitude
+
+    assert (top(20, 20, 120), top(20, 80, 175), top(30, 0.1, 120)) == (120, 100, 120)

@@ -20,6 +20,8 @@ from jaxqmix.render.curves import (
     by_settings,
     curve,
     draw_coverage,
+    headline,
+    key_of,
     load_runs,
     plot_runs,
     short_names,
@@ -112,6 +114,22 @@ def test_an_unfinished_run_is_plotted_without_its_coverage_over_time(tmp_path):
 def test_the_final_evaluation_is_no_point_of_a_curve(tmp_path):
     [run] = load_runs([write_run(tmp_path / "a")])
     np.testing.assert_allclose(curve(run.reports, "evaluation", "t90")[0], [1000, 2000, 3000, 4000])
+
+
+def test_the_title_says_what_a_run_reached(tmp_path):
+    [run] = load_runs([write_run(tmp_path / "a")])
+    never = run.evaluation | {"t90": 100.0}
+    soon = run.evaluation | {"t90": 52.6}
+    words = [headline([dataclasses.replace(run, final=final)]) for final in (never, soon)]
+    assert "sees 90 % not within 100 env steps" in words[0]
+    assert "sees 90 % in 52.6 env steps" in words[1]
+
+
+def test_the_key_tells_ends_that_all_runs_share(tmp_path):
+    runs = load_runs([write_run(tmp_path / name) for name in "ab"])
+    assert "(end at 95 %)" in key_of(runs)
+    other = dataclasses.replace(runs[1], settings=runs[1].settings | {"world": "Own"})
+    assert "end at" not in key_of([runs[0], other]) and "end at" not in key_of([other])
 
 
 def test_a_band_spans_the_curves_where_all_of_them_are():

@@ -125,7 +125,7 @@ def test_everything_is_flown_over_a_city(tmp_path, monkeypatch):
     assert cli.demo_command(["1", "--city", "own.npz"]) == cli.demo_command(["1"]) == 0
     assert commands == [
         "train scale20 --city own.npz",
-        "evaluate runs/scale20 --drones 20",
+        "evaluate runs/scale20 --drones 20 --city own.npz",
         "train scale20 --out runs/scale20-2",
         "train quick --city own.npz --resume",
         "train quick --out runs/quick-2",
@@ -134,6 +134,22 @@ def test_everything_is_flown_over_a_city(tmp_path, monkeypatch):
     for arguments in (["1", "--city"], ["4", "--city", "gone.npz"]):
         with pytest.raises(ConfigError, match="city = "):
             cli.demo_command(arguments)
+
+
+def test_a_model_is_shown_over_a_city(play, tmp_path, monkeypatch):
+    leave_run(demo.RUNS / "quick", "quick")
+    commands = Commands()
+    assert demo.visualise(lambda arguments: commands(arguments), "my town.npz") == 0
+    assert commands[0] == "render runs/quick --out runs/quick/replay.html --city my town.npz"
+
+
+@pytest.mark.parametrize("text", ["null", "[1]", '{"env": 3}', "[" * 100_000, "{"])
+def test_settings_that_are_none_are_no_run_of_the_demo(tmp_path, text):
+    folder = tmp_path / "run"
+    leave_run(folder, "scale20")
+    (folder / "config.json").write_text(text)
+    assert demo.settings(folder) == {}
+    assert not demo.unfinished(folder, "quick") and "scale20" in demo.menu()
 
 
 def test_a_model_need_not_be_trained(play):

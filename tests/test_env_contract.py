@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import compile_quickly
 
 import jaxqmix
 from jaxqmix import runner
@@ -106,9 +105,8 @@ def test_no_swarm_waits_for_ever():
     jax.tree.map(np.testing.assert_array_equal, *kept)
 
 
-def test_a_run_in_another_world_is_like_any_other(tmp_path, monkeypatch):
+def test_a_run_in_another_world_is_like_any_other(tmp_path):
     """Trained, resumed, loaded and evaluated by the public functions, which ask for the world."""
-    compile_quickly(monkeypatch)
     env, config = Rendezvous(), SMALL.replace(**{"evaluation.episodes": 16})
     config = config.replace(**{"evaluation.final_episodes": 16, "training.env_steps": 128 * 60})
     report = jaxqmix.train(config, tmp_path / "run", quiet=True, env=env)
@@ -129,9 +127,8 @@ def test_a_run_in_another_world_is_like_any_other(tmp_path, monkeypatch):
             jaxqmix.evaluate(loaded, **wrong)
 
 
-def test_own_parts_train_and_load(tmp_path, city_block, rough, monkeypatch):
+def test_own_parts_train_and_load(tmp_path, city_block, rough):
     """A term of one's own is logged, summed and rewarded; the run says that its world is."""
-    compile_quickly(monkeypatch)
     config = RunConfig(env=city_block, domain=rough, learner=SMALL.learner).replace(
         **{"training.swarms": 8, "training.rollout": 5, "training.env_steps": 40,
            "evaluation.episodes": 8, "evaluation.final_episodes": 8}

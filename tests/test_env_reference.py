@@ -262,8 +262,14 @@ def test_observations(flights, take):
                         continue
                     if name == "available":
                         part = world_available(data, swarm, time, drone)
-                    if name in ("two_step_clearance", "information_gain", "perimeter_change"):
-                        check_look_ahead(fast[table[name]], name, world, weather, drone, config)
+                    if name == "two_step_clearance":
+                        check_clearance(fast[table[name]], world, drone, config)
+                        continue
+                    if name == "information_gain":
+                        found = [fast[table[name]], fast[table["perimeter_change"]]]
+                        growth = np.array(groups["perimeter_change"])
+                        check_looks_ahead(*found, growth, world, weather, drone, config)
+                    if name in ("information_gain", "perimeter_change"):
                         continue
                     np.testing.assert_allclose(
                         fast[table[name]],
@@ -277,24 +283,23 @@ def test_observations(flights, take):
             )
 
 
-def check_look_ahead(found, name, world, weather, drone, config):
-    """What lies ahead, within what is too close to tell."""
-    place = world.position[drone]
-    if name == "two_step_clearance":
-        possible = ref.repeatable(world.heights, world.no_fly, place, config)
-        assert all(bool(flag) in both for flag, both in zip(found, possible, strict=True))
-        return
-    least, most = (
-        ref.gain(world.unseen, place, weather.visibility, config, slack)
+def check_clearance(found, world, drone, config):
+    """Moves that may be made twice, within what is too close to tell."""
+    possible = ref.repeatable(world.heights, world.no_fly, world.position[drone], config)
+    assert all(bool(flag) in both for flag, both in zip(found, possible, strict=True))
+
+
+def check_looks_ahead(gain, change, growth, world, weather, drone, config):
+    """What looks ahead would see, within what is too close to tell."""
+    looks = (
+        ref.looks_ahead(world.unseen, world.position[drone], weather.visibility, config, slack)
         for slack in (-ref.CLOSE_CALL, ref.CLOSE_CALL)
     )
-    if name == "information_gain":
-        assert (np.array(least) - 1e-4 <= found).all() and (found <= np.array(most) + 1e-4).all()
-        return
-    clear = np.array(least) == most
+    least, most = (np.array(ref.gain(each, config)) for each in looks)
+    assert (least - 1e-4 <= gain).all() and (gain <= most + 1e-4).all()
+    clear = least == most
     assert clear.sum() >= len(clear) // 2
-    expected = np.array(ref.growth(world.unseen, place, weather.visibility, config))
-    np.testing.assert_allclose(found[clear], expected[clear])
+    np.testing.assert_allclose(change[clear], growth[clear])
 
 
 def world_available(data, swarm, time, drone):

@@ -129,7 +129,7 @@ def test_a_wrong_export_is_noticed():
     config, agent = untrained("eight views")
     plain = policy.plain_policy(config, agent)
     plain.weights["head"][3, 2] += 0.01
-    with pytest.raises(AssertionError, match="exported values differ"):
+    with pytest.raises(ConfigError, match="out is not written: its action values differ"):
         policy.compare(plain, config, agent)
 
 
@@ -204,6 +204,20 @@ def test_waypoints_rest_where_the_drone_does(flown):
     # A fence has no ceiling: the second drone passes over the low zone, the first does not.
     assert len(flown[0].zones) == 2
     assert [len(flight.zones_kept_out()) for flight in flown] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ([[-25, 54.6], [25, 54.6]], 54.6),  # on the way
+        ([[-6, 8], [3, 4]], 48 / 97**0.5),
+        ([[3, 4], [6, 8]], 5),  # at an end
+        ([[3, 4], [3, 4]], 5),
+        ([[3, 4]], 5),
+    ],
+)
+def test_a_path_passes_as_near_as_its_legs(path, expected):
+    assert flights.nearest(np.array(path, float)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_plan_of_qgroundcontrol(flown):

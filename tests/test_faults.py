@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import compile_quickly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental import checkify
@@ -388,9 +387,8 @@ def test_any_words_get_one_line_or_an_answer(words):
     CHAOS.try_words(words)
 
 
-def test_an_extreme_world_trains_and_flies(monkeypatch):
+def test_an_extreme_world_trains_and_flies():
     """A hundred metres, one step, all of it by chance: figures are finite."""
-    compile_quickly(monkeypatch)
     narrow = {"env.city_width": 80.0, "env.city_length": 200.0, "env.cell_size": 20.0}
     world = {"env.drones": 1, "env.no_fly_zones": 16, "env.patch": 31, "env.neighbours": 0}
     chance = {"env.sensing": "probabilistic", "domain.visibility": 0.05, "domain.packet_loss": 1.0}

@@ -21,7 +21,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import compile_quickly
 
 from jaxqmix import checkpoints
 from jaxqmix.federated.config import FederationConfig
@@ -109,8 +108,7 @@ def rounds_of(folder):
     return [json.loads(line) for line in (folder / "run" / "rounds.jsonl").read_text().splitlines()]
 
 
-def test_two_nodes_equal_the_simulation(network, tmp_path, monkeypatch):
-    compile_quickly(monkeypatch)
+def test_two_nodes_equal_the_simulation(network, tmp_path):
     network.node(0)
     network.start("run", "flwr", "run", str(tmp_path / "app"), "here", "--stream")
     time.sleep(5)

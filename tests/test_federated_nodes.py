@@ -11,7 +11,6 @@ import federated_probes
 import jax
 import numpy as np
 import pytest
-from conftest import compile_quickly
 
 import jaxqmix
 from jaxqmix import checkpoints, cli
@@ -39,7 +38,6 @@ TWO = FederationConfig(
 @pytest.fixture(autouse=True)
 def known_sites(monkeypatch):
     federated_probes.use(monkeypatch)
-    compile_quickly(monkeypatch)
 
 
 def reply(node, arrays, metrics):

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import compile_quickly
 
 from jaxqmix.config import ConfigError
 from jaxqmix.env.domain import ranges
@@ -140,7 +139,6 @@ def test_attacks_by_hand():
 @pytest.fixture(name="probes")
 def known_sites(monkeypatch):
     federated_probes.use(monkeypatch)
-    compile_quickly(monkeypatch)
 
 
 def test_rounds_by_hand(probes):

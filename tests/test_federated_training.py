@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import compile_quickly
 
 from jaxqmix import checkpoints, cli, compilation
 from jaxqmix.config import ConfigError
@@ -61,7 +60,6 @@ def compiled_quickly_and_once():
         return compiled, effort
 
     with pytest.MonkeyPatch.context() as patch:
-        compile_quickly(patch)
         patch.setattr(federated, "compile_ahead", once)
         patch.setattr(evaluate, "local_training", tuned)
         yield

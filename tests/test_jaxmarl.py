@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CITY_BLOCK, compile_quickly
+from conftest import CITY_BLOCK
 
 import jaxqmix
 from jaxqmix.config import ConfigError
@@ -21,11 +21,6 @@ import jaxmarl
 from jaxqmix.adapters.jaxmarl import JaxMarlSwarm, JaxMarlWorld, RolloutManager
 
 KEY = jax.random.key(0)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    compile_quickly(monkeypatch)
 
 
 def test_spread_is_theirs_step_by_step():

@@ -1,5 +1,6 @@
 """That the drones' own best actions are the team's, and what follows from it."""
 
+import functools
 import itertools
 from typing import get_type_hints
 
@@ -23,9 +24,14 @@ DRONES, ACTIONS, STATE = 3, 4, 5
 seeds, scales = st.integers(0, 2**31), st.floats(0.1, 3)
 
 
+@functools.cache
 def make(mixer, drones=DRONES):
     """A small mixer."""
     return make_mixer(LearnerConfig(mixer=mixer, mixing_width=8), drones, ACTIONS, STATE)
+
+
+compiled = functools.cache(jax.jit)
+"""One program for each mixer, over all examples."""
 
 
 def any_weights(parameters, key, scale):
@@ -66,7 +72,7 @@ def test_each_drones_best_action_is_the_teams_best(mixer, seed, scale):
     allowed = np.asarray(available)[np.arange(DRONES), joint].all(axis=1)
     best = jnp.tile(masked_max(values, available), (len(joint), 1))
     chosen, states = values[np.arange(DRONES), joint], jnp.tile(state, (len(joint), 1))
-    team = np.asarray(jax.jit(mixer)(parameters, chosen, best, joint, states))[:, 0]
+    team = np.asarray(compiled(mixer)(parameters, chosen, best, joint, states))[:, 0]
     alone = team[np.all(joint == greedy_actions(values, available), axis=1)].item()
     assert alone >= team[allowed].max() - 1e-5 * np.abs(team).max()
     assert team.max() > team.min()

@@ -6,7 +6,7 @@ import copy
 
 import numpy as np
 import pytest
-from conftest import CITY_BLOCK, compile_quickly
+from conftest import CITY_BLOCK
 
 import jaxqmix
 from jaxqmix.maps import CityMap
@@ -22,12 +22,10 @@ WORLD = replace(CITY_BLOCK, drones=3, horizon=12)
 
 @pytest.fixture(scope="module", name="env")
 def env_fixture():
-    """Compiled once, quickly, for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        compile_quickly(patch)
-        env = parallel_env(WORLD)
-        env.reset(seed=0)
-        yield env
+    """Compiled once for all tests."""
+    env = parallel_env(WORLD)
+    env.reset(seed=0)
+    return env
 
 
 def another(env):

@@ -10,7 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import compile_quickly, quick_options
+from conftest import quick_options
 from training_programs import TINY
 
 from jaxqmix import cli
@@ -109,10 +109,9 @@ def trained(tmp_path_factory):
     return run, said
 
 
-def test_two_processes_train_as_two_devices_do(trained, tmp_path, monkeypatch):
+def test_two_processes_train_as_two_devices_do(trained, tmp_path):
     """Up to rounding: the same weights and reports; and the second process writes nothing."""
     run, said = trained
-    compile_quickly(monkeypatch)
     assert jax.local_device_count() == 2
     train(TINY.replace(preset="quick"), tmp_path / "one")
     for one, two in zip(
@@ -249,8 +248,7 @@ __import__("os")._exit(0)
 @pytest.mark.xfail(
     tuple(map(int, jax.__version__.split(".")[:2])) < (0, 12),
     reason="hangs for ever with jax 0.10 and 0.11",
-    raises=subprocess.TimeoutExpired,
-    strict=True,
+    run=False,
 )
 def test_several_programs_in_flight_with_two_devices_each():
     """The canary for why a process has one device on CPU."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import compile_quickly, quick_options
+from conftest import quick_options
 
 from jaxqmix import checkpoints, cli, folders, presets, runner
 from jaxqmix.config import CheckpointConfig, EvaluationConfig
@@ -78,7 +78,6 @@ BUDGETS = ("--env-steps", "--episodes")
 @pytest.fixture(autouse=True)
 def tiny_missions(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    compile_quickly(monkeypatch)
     # One device spares the partitioner, and a planner without a search the longest programs.
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
     monkeypatch.setattr("jaxqmix.comparison.RIVALS", ("random",))

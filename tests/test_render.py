@@ -93,7 +93,6 @@ def test_trim_drops_the_padding_and_figures_count_drone_steps():
     figures = scene.running_metrics(episode)
     assert figures.conflicts.tolist() == [0, 0, 0, 2, 2, 2, 2]
     assert figures.violations.tolist() == [0, 0, 0, 0, 0, 1, 1]
-    assert figures.lost.tolist() == [0, 0, 1, 1, 1, 1, 1]
     zones = np.array([[50, 60, 20, 90], [0, 0, 0, 0]], np.float32)  # the second fills up
     padded = replace(small_episode(), no_fly=zones)
     np.testing.assert_array_equal(scene.trim(padded).no_fly, zones[:1])
@@ -231,6 +230,10 @@ def test_the_side_of_an_animation_can_be_chosen(tmp_path):
     out = render(small_episode(), tmp_path / "flight.gif", cell_size=CELL, side=600)
     with opened(out) as image:
         assert image.size == (600 + 2 * painting.MARGIN, 360 + painting.HEADER + painting.FOOTER)
+    # With fewer pixels than cells, every second cell.
+    render(small_episode(), tmp_path / "flight.gif", cell_size=CELL, side=10)
+    with opened(tmp_path / "flight.gif") as image:
+        assert image.size[1] == 6 + painting.HEADER + painting.FOOTER
     with pytest.raises(ConfigError, match="side = 0 is not allowed"):
         render(small_episode(), tmp_path / "flight.gif", cell_size=CELL, side=0)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import quick_options
 
 from jaxqmix.config import EnvConfig, RewardConfig
 from jaxqmix.env import reward
@@ -136,10 +137,16 @@ def test_an_own_term_is_one_line():
     config = EnvConfig(drones=2, city_width=400.0, city_length=400.0, horizon=9)
     terms = (*reward.TERMS, reward.Term("height", height, -1, 0.5))
     env = UrbanGrid(config, parts=Parts(terms=terms))
-    params = env.draw_params(jax.random.key(0))
-    state, _ = env.reset(jax.random.key(1), params)
-    after, timestep = env.step(jax.random.key(2), state, jnp.full(2, HOVER), params)
-    plain = UrbanGrid(config).step(jax.random.key(2), state, jnp.full(2, HOVER), params)[1].reward
+
+    def fly(key):
+        draw, reset, step = jax.random.split(key, 3)
+        params = env.draw_params(draw)
+        state, _ = env.reset(reset, params)
+        step = step, state, jnp.full(2, HOVER), params
+        return *env.step(*step), UrbanGrid(config).step(*step)[1].reward
+
+    fly = jax.jit(fly, compiler_options=quick_options())
+    after, timestep, plain = fly(jax.random.key(0))
     cost = 0.5 * after.position[:, 2].mean() / config.max_altitude
     assert float(timestep.reward) == pytest.approx(float(plain - cost), abs=1e-6)
     assert float(timestep.metrics["reward_terms"][-1]) == pytest.approx(-float(cost), rel=1e-6)

@@ -9,7 +9,6 @@ import chex
 import jax
 import numpy as np
 import pytest
-from conftest import compile_quickly
 from training_programs import TINY, Interrupt
 
 import jaxqmix
@@ -63,14 +62,6 @@ HARSH = TINY.replace(
 SWEEP = {"learner.gamma": [0.9, 0.97], "domain.packet_loss": [0.0, (0.2, 0.4)]}
 NAMES = ["gamma-0.9_packet_loss-0", "gamma-0.9_packet_loss-0.2-0.4",
          "gamma-0.97_packet_loss-0", "gamma-0.97_packet_loss-0.2-0.4"]  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    """Little runs and much compiles."""
-    with pytest.MonkeyPatch.context() as patch:
-        compile_quickly(patch)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,13 @@
 """A world turned or mirrored is seen, and acted in, as the table says."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import quick_options
 
 from jaxqmix.config import EnvConfig, LearnerConfig
 from jaxqmix.env import dynamics, sensing
@@ -63,6 +65,17 @@ def turn_actions(actions, quarters, mirrored):
     return np.vectorize(lambda action: table.get(action, action))(actions)
 
 
+@functools.cache
+def compiled_parts(config):
+    """Packs unseen cells, and finds what obstructs drones: one program for all symmetries."""
+
+    def parts(unseen, city, position):
+        packed = sensing.pack_unseen(unseen, config)
+        return packed, dynamics.obstructed_actions(city, position, config)
+
+    return jax.jit(parts, compiler_options=quick_options())
+
+
 def turn_world(state, params, config, *symmetry):
     """The whole state and its world, turned."""
     city = replace(
@@ -72,13 +85,14 @@ def turn_world(state, params, config, *symmetry):
     )
     unseen = turn_grid(sensing.unpack_unseen(state.unseen, config), *symmetry)
     position = jnp.asarray(turn_places(state.position, config, *symmetry))
+    unseen, obstruction = compiled_parts(config)(unseen, city, position)
     state = replace(
         state,
         city=city,
-        unseen=sensing.pack_unseen(jnp.asarray(unseen), config),
+        unseen=unseen,
         position=position,
         last_action=jnp.asarray(turn_actions(state.last_action, *symmetry)),
-        obstruction=dynamics.obstructed_actions(city, position, config),
+        obstruction=obstruction,
     )
     return state, replace(params, wind=jnp.asarray(turn_vectors(params.wind, *symmetry)))
 
@@ -87,7 +101,7 @@ def turn_world(state, params, config, *symmetry):
 def test_the_turned_world_is_seen_as_the_table_says(config, fly, take):
     flight = fly(config, steps=40, swarms=3, seed=5, thorough=False)
     table = symmetries(config)
-    look = jax.jit(lambda *world: observe(*world, config))
+    look = jax.jit(lambda *world: observe(*world, config), compiler_options=quick_options())
     noise = np.random.default_rng(0).normal(size=(config.drones, 3)).astype(np.float32)
     for swarm, time in ((0, 3), (1, 20), (2, 40)):
         state, params = take(flight["states"], swarm, time), take(flight["params"], swarm)

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import compile_quickly
 
 from jaxqmix import compilation, runner
 from jaxqmix import seeds as seeds_module
@@ -81,8 +80,7 @@ def compiled_trainer(config, seeds):
 
 @pytest.fixture(scope="module", autouse=True)
 def shared_programs():
-    """Every run here takes the programs of its config, the one that resumes too; and they are
-    compiled quickly, for little runs and much compiles."""
+    """Every run here takes the programs of its config, the one that resumes too."""
 
     def compiled(programs, notice):
         return trainers[programs["training"][0]].compiled(programs, notice)
@@ -96,7 +94,6 @@ def shared_programs():
 
     trainers = {}
     with pytest.MonkeyPatch.context() as patch:
-        compile_quickly(patch)
         patch.setattr(runner, "make_trainer", make)
         patch.setattr(runner, "compile_ahead", compiled)
         patch.setattr(seeds_module, "make_trainer", make)

@@ -192,11 +192,11 @@ def coverable_cells(
     a drone away from the cylinder.
     """
     y, x = cell_centres(config)
-    reach = radius(jnp.float32(config.max_altitude), visibility)
+    reach = radius(jnp.float32(config.top_altitude), visibility)
     reach = reach - math.sqrt(2) * config.cell_size
     coverable = jnp.ones((config.rows, config.columns), bool)
     for cylinder in no_fly:
         depth = cylinder[2] - jnp.hypot(x - cylinder[0], y - cylinder[1])
-        hidden = (depth > jnp.maximum(reach, 0.0)) & (cylinder[3] > config.max_altitude)
+        hidden = (depth > jnp.maximum(reach, 0.0)) & (cylinder[3] > config.top_altitude)
         coverable &= ~hidden
     return coverable

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxqmix.config import CONFLICT_HORIZONTAL, CONFLICT_VERTICAL, EnvConfig
+from jaxqmix.config import ALTITUDE_SLACK, CONFLICT_HORIZONTAL, CONFLICT_VERTICAL, EnvConfig
 from jaxqmix.types import (
     ACTIONS,
     BORDER,
@@ -27,8 +27,6 @@ from jaxqmix.types import (
 
 CLEARANCE = 10.0
 """Distance kept from teammates beyond the conflict distance, metres: turbulence parts them."""
-ALTITUDE_SLACK = 0.01
-"""Metres beyond the altitude limits that are still inside: climbs add up in float32."""
 DRIFT = 4.0
 """How far beside its way the air may set a drone within a step, metres; more is rare."""
 WIND_DRIFT = 0.05

@@ -139,7 +139,7 @@ def fewest_steps(
       radius: of the sensor.
     """
     cells = jnp.maximum(COVERAGE_SUCCESS * coverable - seen, 0.0)
-    reach = radius(jnp.float32(config.max_altitude), visibility)
+    reach = radius(jnp.float32(config.top_altitude), visibility)
     # Finite where every command is lost.
     arrive = jnp.maximum(1 - packet_loss, 1e-3)
     return cells / (config.drones * (2 * reach / config.cell_size) * arrive)

@@ -74,9 +74,18 @@ class Flight:
         kept = []
         for zone in self.zones:
             north_east = (self.places - zone[0]) * metres_per_degree(zone[0][0])
-            if np.hypot(*north_east.T).min() >= zone[1]:
+            if nearest(north_east) >= zone[1]:
                 kept.append(zone)
         return kept
+
+
+def nearest(path: np.ndarray) -> float:
+    """The least distance from the origin to a path [T + 1, 2], its legs included."""
+    start, leg = path[:-1], np.diff(path, axis=0)
+    squared = np.maximum((leg**2).sum(axis=1), 1e-9)
+    along = np.clip(-(start * leg).sum(axis=1) / squared, 0, 1)
+    places = np.concatenate([path, start + along[:, None] * leg])
+    return float(np.hypot(*places.T).min())
 
 
 def flights_of(

@@ -62,7 +62,7 @@ def initial_hidden_state(config: EnvConfig) -> PursuitState:
 def goal_radius(timestep: Timestep, config: EnvConfig) -> jax.Array:
     """Footprint radius at the highest altitude, metres, in the visibility that drones observe."""
     visibility = timestep.observation.agents[0, feature_slices(config)["weather"]][3]
-    return footprint_radius(jnp.float32(config.max_altitude), visibility)
+    return footprint_radius(jnp.float32(config.top_altitude), visibility)
 
 
 def cells_to_see(state: State, hidden_state: PursuitState, config: EnvConfig) -> jax.Array:

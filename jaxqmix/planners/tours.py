@@ -219,7 +219,7 @@ def plan(
     config, drones = tiles.config, tiles.config.drones
     first = state.time == 0
     again = state.time % REPLAN == 0
-    top = jnp.float32(config.max_altitude)
+    top = jnp.float32(config.top_altitude)
     places = out_of_cylinders(state.city, centroids, top, config)
     # Out of a zone at the border may be out of the city.
     most = jnp.array([config.city_width, config.city_length]) - config.cell_size / 2

@@ -46,7 +46,7 @@ def render(
       title: shown above the map.
       other: a second episode, shown at the side of the first; the one that ends first waits.
       other_title: shown above the second map.
-      side: longer side of a map in a .gif or .mp4, pixels; chosen by default.
+      side: most pixels of the longer side of a map in a .gif or .mp4; chosen by default.
       progress: called as progress(done, total) after every frame.
 
     Returns:

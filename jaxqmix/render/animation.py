@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxqmix.config import ConfigError
-from jaxqmix.render import painting
+from jaxqmix.render import painting, scene
 from jaxqmix.types import Episode
 
 GIF_SIDE, GIF_PAIR_SIDE, MP4_SIDE = 500, 400, 720
@@ -47,7 +47,10 @@ def _frames(
     steps: list[int],
     report: Report,
 ) -> Iterator[np.ndarray]:
-    """Frames of palette indices, uint8 [height, width]."""
+    """Frames of palette indices, uint8 [height, width]; of large cities every n-th cell, so that
+    a map has no more than `side` pixels."""
+    every = -(-max(max(episode.heights.shape) for episode in episodes) // side)
+    episodes, cell_size = [scene.coarser(episode, every) for episode in episodes], cell_size * every
     panels = [
         painting.Panel(episode, title, cell_size, side)
         for episode, title in zip(episodes, titles, strict=True)
@@ -109,7 +112,9 @@ def write_mp4(
     """Writes one or two trimmed episodes side by side as an MP4; lengths as in `write_gif`."""
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
-    except ImportError:
+
+        encoder_program = get_ffmpeg_exe()
+    except (ImportError, RuntimeError):  # or a package without the program
         raise ConfigError(f'out = {out} needs imageio-ffmpeg: pip install ".[video]"') from None
     steps = shown_steps(max(int(episode.length) for episode in episodes), 10_000)
     rate = frames_per_second(len(steps))
@@ -122,7 +127,8 @@ def write_mp4(
     # Not imageio_ffmpeg's own writer: it runs Python between fork and exec, which JAX's threads
     # forbid.
     encoder = subprocess.Popen(
-        [get_ffmpeg_exe(), *command.split(), str(out)],
+        # Absolute, for before a colon it would read a protocol.
+        [encoder_program, *command.split(), str(Path(out).absolute())],
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxqmix.config import ConfigError, from_dict, printable, shown, to_dict
 from jaxqmix.metrics import FINAL, SETTINGS, is_report, read, runs_in
-from jaxqmix.render.scene import HUES, in_our_style
+from jaxqmix.render.scene import COLOURS, drone_colours, in_our_style
 
 PANELS = (
     ("coverage", "coverage", "min_coverage"),
@@ -27,10 +27,6 @@ PANELS = (
 """Metric, title, and the success criterion that is drawn with it."""
 SHARES = ("coverage", "collision_rate", "violation_rate", "over time")
 """Panels in percent."""
-KEY = (
-    "thin: training (explores, and its episodes end at {training:.0%} coverage)   "
-    "dots: evaluations (end at {mission:.0%})   star: final evaluation"
-)
 CURVES = ("mean", "p10", "p90")
 """What coverage over time is kept of."""
 LINES = ("--", "-.", ":", (0, (1, 3)))
@@ -181,14 +177,19 @@ def plot_runs(
     for row in shape:
         row += ["over time"] * (2 if flown else 0)
     panels = figure.subplot_mosaic(shape)
-    for (label, same), colour in zip(by_settings(runs).items(), cycle(HUES), strict=False):
+    colours = cycle(map(tuple, drone_colours(COLOURS) / 255))
+    for (label, same), colour in zip(by_settings(runs).items(), colours, strict=False):
         for name, *_ in drawn:
             draw_training(panels[name], same, name, colour)
         if flown:
             draw_coverage(panels["over time"], same, label, colour)
         # Only for the legend.
         panels[drawn[0][0]].plot([], [], color=colour, label=label_of(label))
-    best = min(planners.values(), key=lambda report: report.get("t90", np.inf), default={})
+    best = min(
+        planners.values(),
+        key=lambda report: (report.get("t90", np.inf), -report.get("coverage", 0.0)),
+        default={},
+    )
     criteria = runs[0].settings["evaluation"]
     for name, title, criterion in drawn:
         if name in best:
@@ -201,8 +202,6 @@ def plot_runs(
         title, along = "coverage over time, final evaluation", "env step of an episode"
         finish_panel(panels["over time"], "over time", title, along, criteria["min_coverage"])
         legend(panels["over time"], loc="best")
-    targets = {part: runs[0].settings[place]["coverage_target"]
-               for part, place in (("training", "training"), ("mission", "env"))}  # fmt: skip
     # Names of swept values are long: what does not fit would leave the picture at both sides.
     width = 160 if flown else 100
     title = textwrap.shorten(headline(runs), width, placeholder=" ...")
@@ -212,11 +211,29 @@ def plot_runs(
         figure,
         handles,
         labels,
-        title=KEY.format(**{part: min(target, 1.0) for part, target in targets.items()}),
+        title=key_of(runs),
         loc="outside lower center",
         ncols=min(4, max(1, width // (max(map(len, labels)) + 8))),
     )
     figure.savefig(out, dpi=110)
+
+
+def key_of(runs: Sequence[Record]) -> str:
+    """What the marks mean; and, where all runs have the same, at which coverage episodes end."""
+    ends = {
+        None
+        if run.settings.get("world")
+        else tuple(run.settings[part]["coverage_target"] for part in ("training", "env"))
+        for run in runs
+    }
+    training, mission = "", ""
+    if len(ends) == 1 and (targets := ends.pop()):
+        of_training, of_mission = (f"{100 * min(target, 1.0):.4g} %" for target in targets)
+        training = f", and its episodes end at {of_training} coverage"
+        mission = f" (end at {of_mission})"
+    return (
+        f"thin: training (explores{training})   dots: evaluations{mission}   star: final evaluation"
+    )
 
 
 def is_told(metric: str, runs: Sequence[Record]) -> bool:
@@ -234,7 +251,11 @@ def headline(runs: Sequence[Record]) -> str:
     met = all(report["success"].values())
     words = f"{run.name}: criteria {'met' if met else 'not met'}"
     if is_number(report.get("t90")):
-        words += f", sees 90 % in {report['t90']:.1f} env steps"
+        horizon = run.settings["env"]["horizon"]
+        # An episode that never sees so much counts with its time limit.
+        never = report["t90"] >= horizon
+        when = f"not within {horizon}" if never else f"in {report['t90']:.1f}"
+        words += f", sees 90 % {when} env steps"
     if is_number(report.get("mission_success")):
         words += f", {report['mission_success']:.1%} of missions completed"
     return words + ("" if run.final else " (so far)")
@@ -259,7 +280,7 @@ def finish_panel(axes: Any, name: str, title: str, along: str, criterion: float 
     if criterion is not None and name == "collision_rate":
         highest = axes.dataLim.y1
         if np.isfinite(highest) and highest < criterion / 3:
-            title, criterion = f"{title} (criterion: < {criterion:.0%})", None
+            title, criterion = f"{title} (criterion: < {100 * criterion:.4g} %)", None
     axes.set_title(title)
     if name in SHARES:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -26,7 +26,7 @@ FIRST_INK = 4 * LEVELS
 PAPER, GREY, INK = FIRST_INK, FIRST_INK + 4, FIRST_INK + INKS - 1
 CONFLICT, BUILDING_HIT, VIOLATION, NO_FLY = range(FIRST_INK + INKS, FIRST_INK + INKS + 4)
 FIRST_DRONE = NO_FLY + 1
-DRONES = len(scene.HUES) * len(scene.TONES)
+DRONES = scene.COLOURS
 COLOURS = FIRST_DRONE + DRONES
 NOTHING = 255
 """Marks a pixel that an overlay leaves as it is."""
@@ -257,7 +257,7 @@ class Sheet:
 
 
 def _write_key(strip: np.ndarray, panels: list[Panel]) -> None:
-    """Writes what colours and marks mean, and the wind, into the strip below the maps, in place."""
+    """Writes what colours and marks mean into the strip below the maps, in place."""
     from PIL import Image, ImageDraw
 
     image = Image.fromarray(np.ascontiguousarray(strip))

@@ -11,12 +11,14 @@ import jax
 import numpy as np
 
 from jaxqmix.config import require
-from jaxqmix.types import LOST, Array, Episode, replace
+from jaxqmix.types import Array, Episode, replace
 
 # Okabe and Ito's colours for colour-blind readers, without the yellow that light ground swallows.
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B4B8A")
 TONES = (0.0, -0.38, 0.32)
 """Darker (towards black) and lighter (towards white) rounds of the hues, for larger swarms."""
+COLOURS = len(HUES) * len(TONES)
+"""Of drones, and of lines, before they repeat."""
 
 UNSEEN, SEEN, LOOKED_AT, HIDDEN = "#66707F", "#F2EDE1", "#FFE680", "#2F333B"
 """Ground not yet seen, seen, inside a footprint now, and not coverable."""
@@ -98,6 +100,12 @@ def trim(episode: Episode) -> Episode:
     )
 
 
+def coarser(episode: Episode, every: int) -> Episode:
+    """The episode with a map of every n-th row and column."""
+    maps = ("heights", "coverable", "seen_at")
+    return replace(episode, **{name: getattr(episode, name)[::every, ::every] for name in maps})
+
+
 @dataclass(frozen=True)
 class RunningMetrics:
     """What has happened by each step, [T + 1]; counts are drone steps, since the start."""
@@ -106,7 +114,6 @@ class RunningMetrics:
     conflicts: np.ndarray
     building_hits: np.ndarray
     violations: np.ndarray
-    lost: np.ndarray  # commands that did not arrive
 
     def caption(self, step: int) -> str:
         """The metrics after `step` steps, in one line."""
@@ -131,7 +138,6 @@ def running_metrics(episode: Episode) -> RunningMetrics:
         conflicts=running(events.conflict),
         building_hits=running(events.building_hit),
         violations=running(events.violation),
-        lost=running(episode.link == LOST),
     )
 
 
