@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from conftest import quick_options
 
 from jaxqmix.config import LearnerConfig
 from jaxqmix.learner.mixers import Mixer
@@ -98,17 +100,24 @@ def learn(
 ) -> tuple[QLearner, LearnerState]:
     """Trains a learner on one batch, again and again; `begun` may change its first weights."""
     agents, state = batch.observation.agents, batch.observation.state
-    learner = make_learner(
-        config, agents.shape[-1], actions, agents.shape[-2], state.shape[-1], calls, mixer=mixer
-    )
+    sizes = (agents.shape[-1], actions, agents.shape[-2], state.shape[-1])
+    learner, run = compiled_learner(config, sizes, calls, mixer)
     learned = learner.init(jax.random.key(0))
     begin = begun(learned.parameters)
+    return learner, run(dataclasses.replace(learned, parameters=begin, target=begin), batch)
 
-    @jax.jit
-    def run(learned: LearnerState) -> LearnerState:
+
+@functools.cache
+def compiled_learner(
+    config: LearnerConfig, sizes: tuple[int, ...], calls: int, mixer: type[Mixer] | None
+) -> tuple[QLearner, Callable[[LearnerState, Sequences], LearnerState]]:
+    """A learner and its compiled training, one program for all batches of a shape."""
+    learner = make_learner(config, *sizes, calls, mixer=mixer)
+
+    def run(learned: LearnerState, batch: Sequences) -> LearnerState:
         def body(learned, key):
             return learner.update(key, learned, batch)[0], None
 
         return jax.lax.scan(body, learned, jax.random.split(jax.random.key(1), calls))[0]
 
-    return learner, run(dataclasses.replace(learned, parameters=begin, target=begin))
+    return learner, jax.jit(run, compiler_options=quick_options())
