@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import quick_options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,8 +74,7 @@ def compiled_flight(name: str, config: EnvConfig) -> Callable:
         carry = (params, state, timestep, policy.initial_hidden_state())
         return jax.lax.scan(step, carry, jax.random.split(key, config.horizon))[1]
 
-    quick_to_compile = {"xla_backend_optimization_level": 0}
-    return jax.jit(jax.vmap(episode), compiler_options=quick_to_compile)
+    return jax.jit(jax.vmap(episode), compiler_options=quick_options())
 
 
 @functools.cache
