@@ -177,7 +177,7 @@ def plot_runs(
     for row in shape:
         row += ["over time"] * (2 if flown else 0)
     panels = figure.subplot_mosaic(shape)
-    colours = cycle(map(tuple, drone_colours(COLOURS) / 255))
+    colours = cycle("#" + bytes(colour).hex() for colour in drone_colours(COLOURS))
     for (label, same), colour in zip(by_settings(runs).items(), colours, strict=False):
         for name, *_ in drawn:
             draw_training(panels[name], same, name, colour)
