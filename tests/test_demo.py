@@ -206,7 +206,7 @@ def test_federated_training_goes_on_where_it_can(play):
     (folder / "evaluation.json").write_text("{}")
     assert play("5") == [f"{FEDERATE} --out runs/quick-federated-5"]
     # Its policy is watched like any other's.
-    assert demo.newest() in demo.RUNS.iterdir()
+    assert demo.newest().name.startswith("quick-federated")
 
 
 def test_an_error_is_shown_and_the_menu_goes_on(monkeypatch, capsys):

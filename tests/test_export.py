@@ -138,7 +138,7 @@ def test_every_group_of_the_observation_is_explained(name):
     about = policy.describe(PRESETS[name], 8)
     assert list(about["groups"]) == list(feature_slices(PRESETS[name].env))
     assert all(group["holds"] for group in about["groups"].values())
-    assert json.loads(json.dumps(about)) == json.loads(json.dumps(about))
+    assert json.loads(json.dumps(about)).keys() == about.keys()  # plain JSON throughout
 
 
 def test_formats_are_found_by_ending():

@@ -115,7 +115,7 @@ class Fly:
     """
 
     out: Annotated[Path | None, optional("FOLDER", "flights")] = None
-    """The folder to write into, one file for each drone."""
+    """The folder to write into, one file for each drone; those of a former flight are replaced."""
     format: Literal["plan", "waypoints", "kml", "geojson", "csv"] = "plan"
     """plan: QGroundControl, with a fence; waypoints: MAVLink's text, QGC WPL 110; kml: a track in
     time; geojson; csv."""
