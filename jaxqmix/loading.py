@@ -206,7 +206,10 @@ def scripted(
 
 
 def planned_policy(name: str, config: RunConfig, world: Environment | None = None) -> Policy:
-    """A scripted planner for worlds of a config, and for cities with parts of one's own."""
+    """A scripted planner for worlds of a config, and for cities with parts of one's own.
+
+    It flies as if drones saw what the package's sensors see, whatever the sensor.
+    """
     city = world is None or isinstance(world, UrbanGrid) or name == "random"
     require(city, "policy", name, "it flies over cities only")
     return planner(name, config.env)
