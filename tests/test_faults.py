@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from jax.experimental import checkify
 
 from jaxqmix import checkpoints, cli, folders, runner
+from jaxqmix.commands.common import prepare_jax
 from jaxqmix.compilation import cache_folder
 from jaxqmix.config import ConfigError, EnvConfig, NotFiniteError
 from jaxqmix.env.urban_grid import UrbanGrid
@@ -284,7 +285,7 @@ def test_a_backend_that_is_not_there_gets_one_line(monkeypatch):
     with pytest.raises(
         ConfigError, match=r"JAX_PLATFORMS = cuda is not allowed: this machine has no such dev"
     ):
-        cli.prepare_jax()
+        prepare_jax()
 
 
 def run_with(folder, best=None, lines=()):

@@ -123,6 +123,10 @@ def test_geojson(tmp_path):
         feature([[box(82, 82, 16, 16)], [box(122, 82, 16, 16)]], "MultiPolygon", height=50),
         feature([box(160, 20, 16, 16)], building="no"),
         feature([box(160, 60, 16, 16)], landuse="grass"),
+        # As tables write it: a column for each tag of any feature.
+        feature([box(20, 120, 60, 16)], building=None, height=None, levels=None, landuse="grass"),
+        feature([box(20, 60, 16, 16)], building=False, height=""),
+        feature([box(20, 20, 16, 16)], building="yes", height=0),
         feature(degrees((5, 5))[0], "Point", height=99),
         {"type": "Feature", "properties": {"building": "yes"}, "geometry": None},
     )
@@ -134,7 +138,7 @@ def test_geojson(tmp_path):
     np.testing.assert_array_equal(reading.city.heights, expected)
     assert reading.city.origin == pytest.approx(CORNER, abs=1e-9)
     assert reading.notes == [
-        "2 of 7 buildings tell no height: they are taken as 7 m",
+        "2 of 8 buildings tell no height: they are taken as 7 m",
         "1 heights were not understood, the first: feature 6: height = tall",
     ]
 
@@ -195,6 +199,12 @@ def test_bad_geojson_names_the_feature(features, words, tmp_path):
         ("a.json", '{"type": "CityJSON", "version": "0.9"}', "version 0.9 must be"),
         ("a.json", '{"type": "CityJSON", "version": "2.0", "vertices": [[1]]}', "its vertices"),
         ("a.json", '{"type": "CityJSON", "version": "2.0", "vertices": []}', "no CityObjects"),
+        (
+            "a.json",
+            '{"type": "CityJSON", "version": "2.0", "CityObjects": {}, '
+            '"vertices": [[NaN, 0, 1e999]]}',
+            "its vertices must be finite",
+        ),
         (
             "a.json",
             '{"type": "FeatureCollection", "features": [], "crs": "EPSG:1"}',
@@ -314,6 +324,11 @@ def test_cityjson(version, tmp_path):
     objects["b1"] |= {"type": "BuildingPart", "parents": ["whole"]}
     objects["b2"] |= {"type": "BuildingPart", "parents": ["whole"]}
     objects["whole"] = {"type": "Building", "children": ["b1", "b2"]}
+    # The footprint of the whole tells less than its parts.
+    corners, surfaces = block(60, 80, 8, 8)
+    surfaces = shifted(surfaces[:1], len(vertices))
+    vertices += corners
+    objects["whole"]["geometry"] = [{"type": "MultiSurface", "lod": "0", "boundaries": surfaces}]
     objects["b3"]["attributes"] = {"measuredHeight": 33}
     objects["road"] = {"type": "Road", "geometry": objects["b0"]["geometry"]}
     objects["tree"] = {"type": "Building", "geometry": [{"type": "GeometryInstance"}]}

@@ -38,7 +38,9 @@ def draw_away(
     if config.dropout_pattern == "burst" and 0 < share < 1:
         leaves = min(1.0, share / (1 - share) / BURST)
         first = jnp.where(round == 0, share, leaves)
-        return chance < jnp.where(before, 1 - 1 / BURST, first)
+        # 1 / BURST, but where so few are to be there that all leave at once.
+        returns = leaves * (1 - share) / share
+        return chance < jnp.where(before, 1 - returns, first)
     return chance < share
 
 

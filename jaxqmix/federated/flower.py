@@ -33,6 +33,7 @@ from flwr.serverapp.strategy import Strategy
 from jaxqmix.compilation import enable_cache
 from jaxqmix.config import ConfigError
 from jaxqmix.federated.nodes import Arrays, Reply, ServerNode, SiteNode, as_text, from_text
+from jaxqmix.folders import check_folder
 
 ARRAYS, SETTINGS, METRICS = "arrays", "settings", "metrics"
 WAIT = 2.0
@@ -155,6 +156,8 @@ def main(grid: Grid, context: Context) -> None:
     enable_cache()
     given = context.run_config
     node = ServerNode(*from_text(str(given["settings"])))
+    out = Path(str(given["out"]))
+    check_folder(out, resume=False)
     strategy = AtTheDoor(node, float(given["patience"]))
     strategy.start(
         grid=grid,
@@ -162,7 +165,6 @@ def main(grid: Grid, context: Context) -> None:
         num_rounds=node.federation.rounds,
         timeout=float(given["timeout"]),
     )
-    out = Path(str(given["out"]))
     node.save(out)
     lines = "".join(json.dumps(report) + "\n" for report in strategy.reports)
     (out / "rounds.jsonl").write_text(lines, encoding="utf-8")

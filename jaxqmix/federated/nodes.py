@@ -139,7 +139,9 @@ class SiteNode(Shared):
             update = update + residual if feedback else update
             message = self.codec.encode(key, unravel(update))
             if feedback:
-                residual = update - ravel_pytree(self.codec.decode(message))[0]
+                left = update - ravel_pytree(self.codec.decode(message))[0]
+                # Of an update that the door turns away nothing is left to send.
+                residual = jnp.where(jnp.all(jnp.isfinite(update)), left, residual)
             return state, residual, message, metrics
 
         self._train = jit(train)
@@ -298,6 +300,7 @@ class ServerNode(Shared):
         writer.save("final", self.rounds, ordinary(replace(state, learner=learned)))
 
 
+PUBLISHER = 'publisher = "jaxqmix"'
 APP = """[build-system]
 requires = ["hatchling"]
 build-backend = "hatchling.build"
@@ -332,9 +335,14 @@ def write_app(folder: Path, config: RunConfig, federation: FederationConfig, out
     """
     require_real(federation)
     Shared(config, federation)
+    file = folder / "pyproject.toml"
+    other = file.exists() and PUBLISHER not in file.read_text(encoding="utf-8", errors="replace")
+    require(
+        not other, "flower", folder, "its pyproject.toml is another project's: name a new folder"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     # A string of JSON is one of TOML.
     words = {"settings": as_text(config, federation), "out": str(out)}
     words = {name: json.dumps(text, ensure_ascii=False) for name, text in words.items()}
     text = APP.format(**words)
-    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+    file.write_text(text, encoding="utf-8")

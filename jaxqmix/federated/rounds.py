@@ -440,7 +440,9 @@ def enough(admitted: jax.Array, arrived: jax.Array, federation: FederationConfig
       arrived: [M] bool.
       federation: its settings.
     """
-    count, turned_away = admitted.sum(), (arrived & ~admitted).sum()
+    turned_away = (arrived & ~admitted).sum()
+    # With noise, whether a round counts must not depend on anyone's data: that would show.
+    count = (arrived if federation.noise else admitted).sum()
     needed = jnp.int32(federation.minimum)
     if federation.aggregate in ROBUST:
         hostile = jnp.maximum(federation.hostile - turned_away, 0)

@@ -419,14 +419,20 @@ def read_rounds(folder: Path) -> list[Report]:
     return found
 
 
-def read_file(folder: Path, name: str) -> Any:
-    """What a file of a federation holds; raises `ConfigError` when it cannot be read."""
+def read_file(folder: Path, name: str, kind: type = dict) -> Any:
+    """What a file of a federation holds, a dict or a list; raises `ConfigError` when it cannot be
+    read."""
     path = folder / name
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "it is damaged: it holds no JSON"
         raise ConfigError(f"file = {path} is not allowed: {reason}") from None
+    if not isinstance(data, kind):
+        raise ConfigError(
+            f"file = {path} is not allowed: it is damaged: it holds no {kind.__name__}"
+        )
+    return data
 
 
 def keep_rounds(folder: Path, step: int) -> None:
@@ -452,7 +458,7 @@ def check_same(folder: Path, federation: FederationConfig, sites: Sequence[Site]
             )
     same = json.loads(json.dumps(as_dicts(sites)))
     require(
-        read_file(folder, SITES) == same,
+        read_file(folder, SITES, list) == same,
         "population",
         federation.population,
         f"{folder} was begun with other sites",
@@ -509,9 +515,10 @@ def site_folder(run: Path, site: str | int) -> Path:
     if not folders:
         raise ConfigError(f"site = {site} is not allowed: {run} is no federation's folder")
     name = next((n for n in folders if n == str(site)), None)
-    if name is None and str(site).isdigit():
-        listed = [each["name"] for each in read_file(run, SITES)]
+    if name is None and str(site).isdecimal():
+        listed = [each["name"] for each in read_file(run, SITES, list)]
         name = listed[int(site)] if int(site) < len(listed) else None
+        name = name if name in folders else None
     if name is None:
         refuse("site", site, f"must be one of {', '.join(folders)}")
     return run / FOLDERS / name

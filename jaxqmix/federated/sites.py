@@ -51,7 +51,8 @@ class Site:
 
     def __post_init__(self) -> None:
         """Raises `ConfigError` on an impossible value."""
-        allowed = self.name and not set(self.name) & set('/\\:*?"<>|') and self.name[0] != "."
+        allowed = self.name and not set(self.name) & set('/\\:*?"<>|') and self.name.isprintable()
+        allowed = allowed and self.name[0] != "." and self.name[-1] not in ". "
         require(bool(allowed), "site.name", repr(self.name), "must be fit for the name of a folder")
         numbers = {"site.work": (self.work, (int, float)), "site.drones": (self.drones, (int,))}
         for setting, (value, kinds) in numbers.items():
@@ -132,12 +133,12 @@ def read_sites(path: Path, base: RunConfig) -> list[Site]:
     """
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"population = {path} is not allowed: {error}") from None
     right = isinstance(listed, list) and listed and all(isinstance(each, dict) for each in listed)
     require(bool(right), "population", path, "must be a JSON list of sites")
     sites = [read_site(each, f"{index:02d}", base) for index, each in enumerate(listed)]
-    names = [site.name for site in sites]
+    names = [site.name.casefold() for site in sites]  # as folders of Windows and macOS
     twice = next((name for name in names if names.count(name) > 1), None)
     require(twice is None, "site.name", twice, f"{path} names it twice")
     return sites

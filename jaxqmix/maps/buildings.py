@@ -64,7 +64,7 @@ def metres(value: Any) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value) if math.isfinite(value) else None
     text = str(value).strip().lower().replace(",", ".")
-    if feet := re.fullmatch(r"(\d+)\s*'\s*(?:(\d+(?:\.\d+)?)\s*\")?", text):
+    if feet := re.fullmatch(r"(\d+)\s*'\s*(?:(\d+(?:\.\d+)?)\s*\"?)?", text):
         return int(feet[1]) * 0.3048 + float(feet[2] or 0) * 0.0254
     found = re.fullmatch(r"([-+]?\d+(?:\.\d+)?|[-+]?\.\d+)\s*([a-z']*)\.?", text)
     if not found or found[2] not in UNITS:
@@ -85,7 +85,7 @@ class Heights:
         """The height of a building: its `height`, else 3 m a level, else the default."""
         for keys, unit in ((HEIGHT_TAGS, 1.0), (LEVEL_TAGS, STOREY)):
             for key in keys:
-                if tags.get(key) in (None, ""):
+                if not tells(tags.get(key)):
                     continue
                 value = metres(tags[key])
                 if value is not None and value >= 0:
@@ -108,7 +108,13 @@ class Heights:
 
 def is_building(tags: Mapping[str, Any]) -> bool:
     """Whether OpenStreetMap's tags tell of a building or a part of one."""
-    return any(tags.get(key) not in (None, "", "no") for key in ("building", "building:part"))
+    values = [tags.get(key) for key in ("building", "building:part")]
+    return any(tells(value) and value != "no" for value in values)
+
+
+def tells(value: Any) -> bool:
+    """Whether a tag's value tells anything: tables have a column for each tag of any feature."""
+    return value is not None and value is not False and value != ""
 
 
 def rasterise(

@@ -42,14 +42,23 @@ def read_buildings(data: dict[str, Any], path: Path, default_height: float) -> S
             lowest = min(ring[:, 2].min() for surface in found for ring in surface)
             root = root_of(key, objects)
             ground[root] = min(ground.get(root, np.inf), lowest)
+    tops_of = {
+        key: [max(ring[:, 2].max() for ring in surface) - ground[root_of(key, objects)]
+              for surface in found]
+        for key, found in surfaces.items()
+    }  # fmt: skip
+    modelled = {
+        root_of(key, objects) for key, tops in tops_of.items() if max(tops, default=0) >= FLAT
+    }
     heights, buildings, empty = Heights(default_height), [], 0
     for key, found in surfaces.items():
         if not found:
             empty += not chosen[key].get("children")
             continue
-        root = root_of(key, objects)
-        tops = [max(ring[:, 2].max() for ring in surface) - ground[root] for surface in found]
+        root, tops = root_of(key, objects), tops_of[key]
         if max(tops) < FLAT:
+            if root in modelled:
+                continue  # the footprint of what its parts or its whole tell better
             tags = objects[root].get("attributes", {}) | chosen[key].get("attributes", {})
             tops = [heights.of(tags, f"object {key}")] * len(tops)
         for surface, top in zip(found, tops, strict=True):
@@ -72,6 +81,8 @@ def read_vertices(data: dict[str, Any], path: Path) -> np.ndarray:
             vertices = vertices * scale + shift
     except (KeyError, TypeError, ValueError):
         raise MapError(path, "its vertices and transform are not those of CityJSON") from None
+    if not np.isfinite(vertices).all():
+        raise MapError(path, "its vertices must be finite numbers")
     return vertices
 
 

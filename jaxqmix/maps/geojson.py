@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from jaxqmix.maps.buildings import (
     Survey,
     is_building,
     metres,
+    tells,
 )
 
 TELLING = ("building", "building:part", *HEIGHT_TAGS, *LEVEL_TAGS)
@@ -45,13 +46,18 @@ def read_buildings(data: dict[str, Any], path: Path, default_height: float) -> S
         (name, feature.get("properties") or {}, geometry)
         for name, feature, geometry in polygon_features(data, path)
     ]
-    telling = any(key in tags for _, tags, _ in features for key in TELLING)
+    telling = any(tell_any(tags, TELLING) for _, tags, _ in features)
     for name, tags, geometry in features:
-        if telling and not (is_building(tags) or any(key in tags for key in TELLING[2:])):
+        if telling and not (is_building(tags) or tell_any(tags, TELLING[2:])):
             continue
         polygons = read_polygons(geometry, name, path, system)
         found.append(Building(polygons, heights.of(tags, name)))
     return Survey(found, system, heights.notes(len(found)))
+
+
+def tell_any(tags: dict[str, Any], keys: Sequence[str]) -> bool:
+    """Whether any of these tags has a value."""
+    return any(tells(tags.get(key)) for key in keys)
 
 
 def features_of(data: dict[str, Any], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -16,6 +16,8 @@ RASTER_TYPE, POINTS = 1025, 2
 """The key that says whether a tie point is a pixel's corner, or its middle."""
 MODEL_KEYS = (3072, 2048)
 """Keys of the projected and of the geographic coordinate reference system."""
+MODEL_TYPE, PROJECTED = 1024, 1
+"""The key that says whether places are easting and northing, or degrees."""
 LOWEST_ROOF = 2.0
 """What stands lower above the ground, metres, is none of our buildings: cars, hedges, errors."""
 GROUND_WINDOW = 250.0
@@ -106,6 +108,8 @@ def finer(heights: np.ndarray, pixel: tuple[float, float], cell_size: float) -> 
 def system_of(keys: tuple[int, ...]) -> str | None:
     """Such as `EPSG:28992`, from a GeoTIFF's keys."""
     entries = of_geo_keys(keys)
+    if entries.get(MODEL_TYPE) == PROJECTED:
+        entries.pop(MODEL_KEYS[1], None)  # of the system below a projection of one's own
     found = [entries[key] for key in MODEL_KEYS if 0 < entries.get(key, 0) < 32767]
     return f"EPSG:{found[0]}" if found else None
 

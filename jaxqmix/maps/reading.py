@@ -80,9 +80,11 @@ def read_city(
         city = load_map(path, "file")
         reading = Reading(city, float(city.heights.max(initial=0)), [])
     elif ending == ".npy":
-        reading = from_array(path, area)
+        with odd_file(path):
+            reading = from_array(path, area)
     elif ending in (".tif", ".tiff"):
-        reading = from_tiff(path, area)
+        with odd_file(path):
+            reading = from_tiff(path, area)
     else:
         reading = from_survey(survey_of(path, default_height), path, area)
     if zones is not None:
@@ -96,16 +98,19 @@ def survey_of(path: Path, default_height: float) -> Survey:
         return osm.read_buildings(path, default_height)
     data = read_json(path)
     kind = cityjson if data.get("type") == "CityJSON" else geojson
-    with odd_json(path):
+    with odd_file(path):
         return kind.read_buildings(data, path, default_height)
 
 
 @contextmanager
-def odd_json(path: Path) -> Iterator[None]:
-    """Raises `MapError` where the block finds a list in the place of an object, and the like."""
+def odd_file(path: Path) -> Iterator[None]:
+    """Raises `MapError` where the block finds a list in the place of an object, numbers that are
+    none, and the like."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError, IndexError) as error:
+    except ConfigError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise MapError(path, f"it is not as its format asks ({error})") from None
 
 
@@ -192,7 +197,10 @@ def to_wgs84(system: str) -> Any:
 
     def convert(points: np.ndarray) -> np.ndarray:
         longitude, latitude = transformer.transform(points[:, 0], points[:, 1])
-        return np.stack([latitude, longitude], axis=-1)
+        degrees = np.stack([latitude, longitude], axis=-1)
+        if not np.isfinite(degrees).all():
+            raise ConfigError(f"reference system = {system} does not hold all places of the map")
+        return degrees
 
     return convert
 
@@ -260,8 +268,12 @@ def from_tiff(path: Path, area: Area) -> Reading:
     x, y = (metres[0][axis] + column * along_x[axis] + row * along_y[axis] for axis in (0, 1))
     shape = grid_of(extent, area.cell_size, path)
     heights = raster.pool(built, x, y, *shape, area.cell_size)
+    if not heights.any():
+        raise MapError(path, "there is no building in it, or none within size of center")
+    inside = (x >= 0) & (x < extent[0]) & (y >= 0) & (y < extent[1])
+    highest = float(built[np.broadcast_to(inside, built.shape)].max())
     city = CityMap(heights, area.cell_size, np.zeros((0, 4), np.float32), origin, path.name)
-    return Reading(city, float(built.max()), notes)
+    return Reading(city, highest, notes)
 
 
 def add_zones(reading: Reading, path: Path) -> Reading:
@@ -272,7 +284,7 @@ def add_zones(reading: Reading, path: Path) -> Reading:
     if not path.is_file():
         raise MapError(path, "there is no such file")
     cylinders, notes = [city.no_fly], list(reading.notes)
-    with odd_json(path):
+    with odd_file(path):
         told = list(geojson.read_zones(read_json(path), path))
     for name, points, margin, ceiling in told:
         (x, y), radius = smallest_circle(to_metres(points, city.origin))
