@@ -300,7 +300,9 @@ def train(
     if callback is None:
         several = console.run_words(config.training.seed, seeds, sweep)
         silent = quiet or not is_first()
-        callback = Callback() if silent else console.callback(Path(out), several)
+        callback = (
+            Callback() if silent else console.callback(Path(os.path.expanduser(out)), several)
+        )
     if seeds is None and sweep is None:
         return runner.train(config, out, resume, callback, wandb, env)
     require(wandb is None, "wandb", wandb, "with seeds or a sweep, runs log to TensorBoard")

@@ -149,6 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader, `head` perhaps, has seen enough; Python would complain again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         leave(141)
+    except RuntimeError as error:
+        # Of a device; JAX's own kind, with pages of text.
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        words = "the device has too little memory: lower training.swarms, or evaluation.episodes"
+        print(f"jaxqmix: {words}", file=sys.stderr)
+        leave(2)
     except (OSError, MemoryError) as error:
         print(f"jaxqmix: {shown(error) or 'out of memory'}", file=sys.stderr)
         leave(2)

@@ -85,8 +85,9 @@ def read_report(path: Path) -> dict[str, Any] | None:
 def code_digest() -> str:
     """Of what decides how planners fly: our code, and JAX's version."""
     digest = hashlib.sha256(jax.__version__.encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        if "render" not in path.parts:
+    home = Path(__file__).parent
+    for path in sorted(home.rglob("*.py")):
+        if path.relative_to(home).parts[0] != "render":
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

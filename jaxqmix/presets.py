@@ -94,7 +94,7 @@ def preset(name: str, /, scale: str = "cpu", **settings: Any) -> RunConfig:
     """
     if name not in PRESETS:
         raise ConfigError(f"preset = {name} is not allowed: must be one of {', '.join(PRESETS)}")
-    if scale not in SCALES:
+    if not isinstance(scale, str) or scale not in SCALES:
         raise ConfigError(f"scale = {scale} is not allowed: must be one of {', '.join(SCALES)}")
     sizes: dict[str, Any] = {"scale": scale, **SCALES[scale]}
     if scale == "gpu":

@@ -75,6 +75,8 @@ def await_first(coordinator: str) -> None:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
             return
+        except UnicodeError:
+            refuse("coordinator", coordinator, "its host is no name of a machine")
         except OSError as error:
             if time.monotonic() > end:
                 allowed = f"nobody listens there after {JOIN_SECONDS} s: {error.strerror or error}"

@@ -373,7 +373,11 @@ class Run:
                 with self._clock.paused():
                     better = self._select()
             if better or save:
-                self._save(best=better, latest=self.runs if save else ())
+                # Runs side by side resume at a step that all have, and `best` holds one each: the
+                # first save of one is everyone's, and is there before a former best goes.
+                saved = checkpoints.steps_of(self.runs[0].folder, "latest")
+                all_of_them = save or (len(self.runs) > 1 and not saved)
+                self._save(latest=self.runs if all_of_them else (), best=better)
         while sent:
             sent.popleft()()
         return self.step >= config.iterations
@@ -473,7 +477,8 @@ def together(reports: Sequence[Report]) -> Report:
         return reports[0]
     mean: Report = {"seeds": list(reports)}
     for name, first in reports[0].items():
-        values = [report[name] for report in reports if report[name] is not None]
+        # Worlds differ in a sweep, and one may lack a figure.
+        values = [value for report in reports if (value := report.get(name)) is not None]
         if isinstance(first, dict):  # success
             mean[name] = {key: all(value[key] for value in values) for key in first}
         elif values and isinstance(values[0], float):

@@ -46,7 +46,7 @@ TRAINING = 1
 
 
 REPORTS = 100
-"""Training reports in a whole run."""
+"""Training reports in a whole run, about; at least, and fewer than twice as many."""
 FINITE = ("loss", "gradient_norm", "parameters")
 """What must stay finite."""
 

@@ -255,6 +255,12 @@ def ended(monkeypatch, capsys, error):
         ),
         (OSError("a\nb"), 2, "jaxqmix: a\\nb\n"),
         (MemoryError(), 2, "jaxqmix: out of memory\n"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to\nallocate"),
+            2,
+            "jaxqmix: the device has too little memory: lower training.swarms, or "
+            "evaluation.episodes\n",
+        ),
         (KeyboardInterrupt(), 130, "\njaxqmix: stopped\n"),
     ],
 )

@@ -202,6 +202,7 @@ def test_the_place_of_a_process(given, environment, expected):
         (("a:1", None, None), "processes = None"),
         ((None, 2, 0), "coordinator = None"),
         (("a", 2, 0), "must be HOST:PORT"),
+        (("a:65536", 2, 0), "must be HOST:PORT"),
         (("slurm",), "coordinator = slurm"),
         (("a:1", "x", 0), "processes = x is not allowed: must be a whole number"),
         (("a:1", 0, 0), "processes = 0"),

@@ -202,6 +202,8 @@ def test_listeners_hear_means_with_the_runs_own(whole):
     assert last["seeds"] == finals and last["episodes"] == 4
     assert last["return"] == pytest.approx(np.mean([final["return"] for final in finals]))
     assert together(finals[:1]) is finals[0]
+    one_lacks = together([{"t90_over_limit": 1.5, "loss": 1.0}, {"loss": 2.0}])
+    assert one_lacks["t90_over_limit"] == one_lacks["loss"] == 1.5
     nothing = together([{"return": None, "loss": 1.0}, {"return": 0.5, "loss": 2.0}])
     assert (nothing["return"], nothing["loss"]) == (0.5, 1.5)
     failed = finals[0] | {"success": dict.fromkeys(finals[0]["success"], False)}

@@ -85,7 +85,8 @@ def find_place(
     address = str(given[0])
     count, number = _whole("processes", given[1]), _whole("process", given[2])
     host, _, port = address.rpartition(":")
-    require(bool(host) and port.isdecimal(), "coordinator", address, "must be HOST:PORT")
+    known = bool(host) and port.isdecimal() and 1 <= int(port[:6]) <= 65535
+    require(known, "coordinator", address, "must be HOST:PORT, a port from 1 to 65535")
     require(count >= 1, "processes", count, "must be at least 1")
     require(0 <= number < count, "process", number, f"must be a number from 0 to {count - 1}")
     return Place(address, count, number) if count > 1 else None

@@ -52,8 +52,9 @@ class Federate:
 def federate_command(arguments: list[str]) -> int:
     """`jaxqmix federate PRESET [--setting value ...]`."""
     # The values of these are free, and may be called like a preset.
-    words = [w for before, w in zip(["", *arguments], arguments, strict=False)
-             if before not in ("--out", "--preset", "--city", "--population")]  # fmt: skip
+    free = ("--out", "--preset", "--city", "--population", "--flower")
+    pairs = zip(["", *arguments], arguments, strict=False)
+    words = [word for before, word in pairs if before not in free]
     name = next((word for word in words if word in PRESETS), None)
     if name is None and not {"-h", "--help"} & set(arguments):
         if arguments and not arguments[0].startswith("-"):

@@ -118,7 +118,7 @@ def train_command(arguments: list[str]) -> int:
     from jaxqmix.runner import Callback
 
     prepare_jax()
-    out = given.out or home
+    out = Path(os.path.expanduser(given.out or home))
     several = run_words(config.training.seed, given.seeds, sweep)
     shown_by = Console(out, several) if is_first() else Callback()
     if several is None:
