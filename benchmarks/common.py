@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import re
+import shlex
 import statistics
 import sys
 import time
@@ -240,9 +241,11 @@ def chained(step: Callable[[Any], Any], state: Any) -> Callable[[], Any]:
 
 def machine() -> dict[str, Any]:
     """Device, cores, versions, commit, day and the command."""
+    # Where somebody's folders lie is nobody else's business.
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     return provenance.machine() | {
         "compilation_cache": bool(jax.config.jax_compilation_cache_dir),
-        "command": " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words]),
     }
 
 
