@@ -9,6 +9,7 @@ from pathlib import Path
 
 import federated_probes
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -57,6 +58,23 @@ def test_an_app_holds_the_settings(tmp_path, capsys):
     config, federation = from_text(held["settings"])
     assert config == preset("quick", **{"env.drones": 3}) and held["out"] == str(run)
     assert federation == FederationConfig(rounds=7, local_env_steps=900)
+    # Written anew, but never over another project's.
+    assert cli.run([*words.split(), "--flower", str(app), "--out", str(run)]) == 0
+    (app / "pyproject.toml").write_text('[project]\nname = "precious"\n')
+    with pytest.raises(ConfigError, match=r"flower = .* is another project's"):
+        cli.run([*words.split(), "--flower", str(app), "--out", str(run)])
+    assert "precious" in (app / "pyproject.toml").read_text()
+
+
+def test_a_round_that_diverged_leaves_no_residual(tmp_path):
+    node = SiteNode(TINY, TWO, 0, tmp_path)
+    node.train(ServerNode(TINY, TWO).weights, 0)
+    state, residual = node._load(1)
+    assert residual.any()
+    broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), node.like)
+    found = node._train(jax.random.key(0), state, residual, broken, jnp.int32(1), node._domain,
+                        node._work)  # fmt: skip
+    np.testing.assert_array_equal(found[1], residual)
 
 
 def test_two_nodes_equal_the_simulation(tmp_path):

@@ -100,6 +100,24 @@ def test_robust_rules_need_enough_for_the_hostile_ones_that_are_left(
     assert bool(enough(jnp.array(let_in), jnp.array(arrived), federation)) == expected
 
 
+def test_with_noise_a_round_counts_whoever_was_turned_away():
+    """Or the global policy would tell, by standing still, whose flights had diverged."""
+    federation = FederationConfig(per_round=3, minimum=3, noise=1.0)
+    three, two = jnp.array([True, True, True]), jnp.array([True, True, False])
+    assert enough(two, three, federation) and not enough(two, two, federation)
+
+
+def test_bursts_may_be_of_nearly_all_sites():
+    config = FederationConfig(dropout=0.95, dropout_pattern="burst")
+
+    def step(before, number):
+        away = draw_away(jax.random.fold_in(jax.random.key(0), number), before, number, config)
+        return away, away
+
+    _, away = jax.lax.scan(step, jnp.zeros(10, bool), jnp.arange(2000))
+    assert abs(away.mean() - 0.95) < 0.02
+
+
 @pytest.mark.parametrize("pattern", ["random", "periodic", "burst"])
 def test_sites_are_away_as_often_as_asked(pattern):
     config = FederationConfig(dropout=0.3, dropout_pattern=pattern)

@@ -452,6 +452,12 @@ def test_a_surface_model(tmp_path):
     ]:
         with pytest.raises(ConfigError, match=words):
             read_city(write_tiff(tmp_path / "b.tif", surface, changes))
+    with pytest.raises(ConfigError, match="no building in it, or none within size of center"):
+        read_city(path, cell_size=20.0, center=(10.0, 10.0), size=200.0)
+    # Of a projection of one's own only the system below it is named, in degrees.
+    own = (1, 1, 0, 3, 1024, 0, 1, 1, 2048, 0, 1, 4326, 3072, 0, 1, 32767)
+    assert raster.system_of(own) is None
+    assert raster.system_of((*own[:-1], 28992)) == "EPSG:28992"
     with pytest.raises(ConfigError, match="no pixel with a height"):
         read_city(write_tiff(tmp_path / "b.tif", np.full((9, 9), -9999, np.float32)))
     with pytest.raises(ConfigError, match="must have one band"):
